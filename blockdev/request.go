@@ -1,0 +1,36 @@
+package blockdev
+
+// Op is what a request asks of the disk.
+type Op uint8
+
+const (
+	// OpRead fills Data from Off.
+	OpRead Op = iota
+	// OpWrite stores Data at Off.
+	OpWrite
+	// OpDiscard empties Len bytes from Off: they read as zeroes afterwards.
+	OpDiscard
+	// OpZero does the same; it is counted apart.
+	OpZero
+	// OpFlush orders nothing, since nothing acknowledged is ever volatile.
+	OpFlush
+)
+
+// Request is one operation on the disk. Its memory belongs to the caller and
+// is used again for the next request; the Device allocates nothing for it.
+type Request struct {
+	Op     Op
+	Stream int    // whose scratch and slab to use: the caller's CPU
+	Off    int64  // byte offset on the disk
+	Len    int64  // bytes to discard or zero; else len(Data) counts
+	Data   []byte // payload of a write, or where a read goes
+
+	// Done answers a request that Submit parked: called once, from another
+	// thread. Set when the Request is made, then immutable.
+	Done func(r *Request, n int, err error)
+	// Tag is the caller's own; the Device never looks at it.
+	Tag any
+
+	next *Request // guarded by the queue the request is parked on
+	done int64    // bytes finished before it was parked
+}
