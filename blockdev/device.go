@@ -35,7 +35,7 @@ func (d *Device) Open() error { return nil }
 func (d *Device) Close() {}
 
 // Submit starts a request. parked: Done answers it later.
-func (d *Device) Submit(r *Request) (n int, err error, parked bool) { return 0, ErrInvalid, false }
+func (d *Device) Submit(r *Request) (n int, parked bool, err error) { return 0, false, ErrInvalid }
 
 // Check walks everything.
 func (d *Device) Check() error { return nil }
