@@ -1,0 +1,129 @@
+package stable
+
+// Stage hands a filled frame to a stream's queue. The slot's word names the
+// frame already, and the caller holds the slot's lock.
+func (f *Frames) Stage(fr Frame, stream int) {
+	f.move(fr, Filling, Staged)
+	q := &f.queues[stream]
+	q.push(fr)
+	q.signal()
+}
+
+// Meet says what a write gets that finds fr named by its slot's word. On
+// Proceed the caller publishes another word before it unlocks the slot, which
+// it holds. A discard changes no byte of the page, so it always proceeds:
+// callers pass Snapshot for it.
+func (f *Frames) Meet(fr Frame, p Policy) Meeting {
+	if f.State(fr) == Staged {
+		f.move(fr, Staged, Cancelled)
+		f.stats.Overwritten.Add(1)
+		return Proceed
+	}
+	switch p {
+	case Wait:
+		f.stats.Waits.Add(1)
+		return MustWait
+	case Refuse:
+		f.stats.Refusals.Add(1)
+		return MustRefuse
+	}
+	f.move(fr, Compressing, Dropped)
+	f.stats.Snapshots.Add(1)
+	return Proceed
+}
+
+// Busy says whether a write that finds fr now would have to wait or would be
+// refused, so that it need not compress first to learn it.
+func (f *Frames) Busy(fr Frame, p Policy) bool {
+	return p != Snapshot && f.State(fr) == Compressing
+}
+
+// Next takes the oldest frame of a stream's queue: it is in the caller's hand
+// until End, Again or a false from Begin. False if the queue is empty.
+func (f *Frames) Next(stream int) (Frame, bool) {
+	q := &f.queues[stream]
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.n == 0 {
+		return 0, false
+	}
+	fr := q.ring[q.head]
+	q.head = (q.head + 1) % len(q.ring)
+	q.n--
+	return fr, true
+}
+
+// Queued is the number of frames that wait for a stream.
+func (f *Frames) Queued(stream int) int {
+	q := &f.queues[stream]
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.n
+}
+
+// Wake is signalled when a stream's queue has work.
+func (f *Frames) Wake(stream int) <-chan struct{} { return f.queues[stream].wake }
+
+// Kick signals a stream's queue as if it had new work.
+func (f *Frames) Kick(stream int) { f.queues[stream].signal() }
+
+// Begin starts compressing a frame; the caller holds the lock of its slot.
+// False: the slot had moved on, and the frame is free.
+func (f *Frames) Begin(fr Frame) (View, bool) {
+	if f.State(fr) == Cancelled {
+		f.move(fr, Cancelled, Free)
+		f.release(fr)
+		return View{}, false
+	}
+	f.move(fr, Staged, Compressing)
+	return Borrow(f.Bytes(fr), f.stats), true
+}
+
+// Current says, under the slot's lock, whether the frame's page is still the
+// slot's: if not, the result is to be dropped.
+func (f *Frames) Current(fr Frame) bool { return f.State(fr) == Compressing }
+
+// End frees a frame after compression. The view has been released and the
+// slot's word names the frame no longer; the caller holds the slot's lock.
+func (f *Frames) End(fr Frame) {
+	if f.State(fr) == Dropped {
+		f.move(fr, Dropped, Free)
+		f.stats.Dropped.Add(1)
+	} else {
+		f.move(fr, Compressing, Free)
+	}
+	f.release(fr)
+}
+
+// Again puts a frame back that could not be stored yet: staged as before, at
+// the end of the stream's queue, without a wake-up. The view has been released
+// and the caller holds the slot's lock. A frame that was dropped meanwhile is
+// freed; then Again says false.
+func (f *Frames) Again(fr Frame, stream int) bool {
+	if f.State(fr) == Dropped {
+		f.End(fr)
+		return false
+	}
+	f.move(fr, Compressing, Staged)
+	f.queues[stream].push(fr)
+	return true
+}
+
+func (q *queue) push(fr Frame) {
+	q.mu.Lock()
+	if q.n == len(q.ring) {
+		q.mu.Unlock()
+		panic("stable: more queued frames than frames")
+	}
+	q.ring[(q.head+q.n)%len(q.ring)] = fr
+	q.n++
+	q.mu.Unlock()
+}
+
+// signal wakes whoever waits on the queue, once, without waiting.
+func (q *queue) signal() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
