@@ -1,23 +1,4 @@
-// Package blockdev is the disk: slots, staging, what a page becomes, limits.
 package blockdev
-
-import "errors"
-
-// Sentinel errors.
-var (
-	ErrInvalid     = errors.New("invalid argument")
-	ErrBusy        = errors.New("device is busy")
-	ErrRefused     = errors.New("page is under compression")
-	ErrNoSpace     = errors.New("no space left")
-	ErrNoMemory    = errors.New("out of memory")
-	ErrCorrupt     = errors.New("corrupt page")
-	ErrTooBig      = errors.New("argument too long")
-	ErrRange       = errors.New("out of range")
-	ErrNoDevice    = errors.New("no such device")
-	ErrNotBlock    = errors.New("not a block device")
-	ErrUnsupported = errors.New("not supported")
-	ErrAgain       = errors.New("try again")
-)
 
 // Device is a disk.
 type Device struct{}

@@ -13,8 +13,8 @@ type Frame uint32
 //
 //	Free ──Take──► Filling ──Stage──► Staged ──Begin──► Compressing ──End──► Free
 //	                  │                 │  ▲               │    │
-//	                  └──Give──► Free   │  └────Again──────┘   Meet
-//	                                   Meet                     │
+//	                  └──Give──► Free   │  └────Again──────┘   Leave
+//	                                  Leave                     │
 //	                                    ▼                       ▼
 //	                                Cancelled ──Begin──► Free  Dropped ──End──► Free
 //

@@ -9,33 +9,36 @@ func (f *Frames) Stage(fr Frame, stream int) {
 	q.signal()
 }
 
-// Meet says what a write gets that finds fr named by its slot's word. On
-// Proceed the caller publishes another word before it unlocks the slot, which
-// it holds. A discard changes no byte of the page, so it always proceeds:
-// callers pass Snapshot for it.
-func (f *Frames) Meet(fr Frame, p Policy) Meeting {
-	if f.State(fr) == Staged {
-		f.move(fr, Staged, Cancelled)
-		f.stats.Overwritten.Add(1)
+// Ask says what a write gets that finds fr named by its slot's word; the
+// caller holds the slot's lock. Waits and refusals are counted here; nothing
+// else changes.
+func (f *Frames) Ask(fr Frame, p Policy) Meeting {
+	if p == Snapshot || f.State(fr) != Compressing {
 		return Proceed
 	}
-	switch p {
-	case Wait:
+	if p == Wait {
 		f.stats.Waits.Add(1)
 		return MustWait
-	case Refuse:
-		f.stats.Refusals.Add(1)
-		return MustRefuse
 	}
-	f.move(fr, Compressing, Dropped)
-	f.stats.Snapshots.Add(1)
-	return Proceed
+	f.stats.Refusals.Add(1)
+	return MustRefuse
 }
 
-// Busy says whether a write that finds fr now would have to wait or would be
-// refused, so that it need not compress first to learn it.
-func (f *Frames) Busy(fr Frame, p Policy) bool {
-	return p != Snapshot && f.State(fr) == Compressing
+// Leave says that the slot's word, which named fr, has been replaced; the
+// caller holds the slot's lock. The frame's bytes stay as they are until
+// whoever has it in hand frees it. overwrite: by a write, not by a discard.
+func (f *Frames) Leave(fr Frame, overwrite bool) {
+	if f.State(fr) == Staged {
+		f.move(fr, Staged, Cancelled)
+		if overwrite {
+			f.stats.Overwritten.Add(1)
+		}
+		return
+	}
+	f.move(fr, Compressing, Dropped)
+	if overwrite {
+		f.stats.Snapshots.Add(1)
+	}
 }
 
 // Next takes the oldest frame of a stream's queue: it is in the caller's hand

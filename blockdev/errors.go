@@ -1,0 +1,28 @@
+package blockdev
+
+import "errors"
+
+// What a misuse or a failure is. The FUSE edge turns each into one errno; the
+// text that wraps it says what was wrong, what was expected and what to do.
+var (
+	ErrInvalid     = errors.New("invalid argument")        // EINVAL
+	ErrBusy        = errors.New("device or resource busy") // EBUSY
+	ErrRefused     = errors.New("page under compression")  // EBUSY, stable policy refuse
+	ErrNoSpace     = errors.New("no space left")           // ENOSPC
+	ErrNoMemory    = errors.New("out of memory")           // ENOMEM
+	ErrCorrupt     = errors.New("corrupt page")            // EIO
+	ErrNotReady    = errors.New("device not initialised")  // EIO
+	ErrTooBig      = errors.New("argument too long")       // E2BIG
+	ErrRange       = errors.New("out of range")            // ERANGE
+	ErrNoDevice    = errors.New("no such device")          // ENODEV
+	ErrNotBlock    = errors.New("not a block device")      // ENOTBLK
+	ErrUnsupported = errors.New("not supported")           // EOPNOTSUPP
+	ErrAgain       = errors.New("try again")               // EAGAIN
+)
+
+// errPark and errRoom steer a request inside Submit and are never answered:
+// the slot's page is under compression; the pool has no populated room now.
+var (
+	errPark = errors.New("park: page under compression")
+	errRoom = errors.New("park: no populated room")
+)
