@@ -1,0 +1,177 @@
+package host
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// needRoot skips a test that must make devices.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if !Capable(CapSysAdmin) {
+		t.Skip("needs CAP_SYS_ADMIN")
+	}
+	if _, err := os.Stat("/dev/loop-control"); err != nil {
+		t.Skip("needs /dev/loop-control: ", err)
+	}
+}
+
+// backingFile makes a file of size bytes on tmpfs.
+func backingFile(t *testing.T, size int64) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "zramfs-host-")
+	if err != nil {
+		t.Skip("needs /dev/shm: ", err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	file := filepath.Join(dir, "disk")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(file, size); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func attachForTest(t *testing.T, file string) Loop {
+	t.Helper()
+	loop, warnings, err := AttachLoop(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if left, _ := LoopsBelow(file); len(left) > 0 {
+			t.Errorf("left attached: %v", DetachLoop(loop.Path))
+		}
+	})
+	if len(warnings) > 0 {
+		t.Logf("warnings: %v", warnings)
+	}
+	return loop
+}
+
+func TestLoopLife(t *testing.T) {
+	needRoot(t)
+	file := backingFile(t, 1<<20)
+	loop := attachForTest(t, file)
+	for file, want := range map[string]string{
+		"loop/dio": "1", "queue/stable_writes": "1", "queue/logical_block_size": "4096",
+	} {
+		if got, err := readTrimmed(loop.sys(file)); got != want {
+			t.Errorf("%s: got %q (%v), want %q", file, got, err, want)
+		}
+	}
+	below, err := LoopsBelow(filepath.Dir(file))
+	if err != nil || len(below) != 1 || below[0] != loop {
+		t.Errorf("LoopsBelow: %+v, %v; want %+v", below, err, loop)
+	}
+	holders, err := Holders(filepath.Dir(file))
+	if err != nil || len(holders) != 1 || holders[0] != "loop device "+loop.Path {
+		t.Errorf("Holders: %q, %v", holders, err)
+	}
+
+	user, err := os.OpenFile(loop.Path, os.O_RDONLY|unix.O_EXCL, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := DetachLoop(loop.Path); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("detach in use: %v", err)
+	}
+	user.Close()
+	if err := DetachLoop(loop.Path); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAttachRefusesWhatIsNoFile(t *testing.T) {
+	needRoot(t)
+	if _, _, err := AttachLoop(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSwapLife(t *testing.T) {
+	needRoot(t)
+	loop := attachForTest(t, backingFile(t, 1<<20))
+	t.Cleanup(func() { DetachLoop(loop.Path) })
+	if err := MakeSwap(loop.Path, "zramfs"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("blkid", "-p", loop.Path).CombinedOutput(); err != nil {
+		t.Logf("no second opinion from blkid: %v", err)
+	} else if !bytes.Contains(out, []byte(`LABEL="zramfs"`)) || !bytes.Contains(out, []byte(`TYPE="swap"`)) {
+		t.Errorf("blkid does not see our swap: %s", out)
+	}
+	if err := SwapOn(loop.Path, 0); err != nil {
+		t.Fatal(err)
+	}
+	swaps, err := Swaps()
+	found := false
+	for _, s := range swaps {
+		found = found || s.Path == loop.Path && s.Priority == 0 && s.Size == 1<<20-4096
+	}
+	if !found || err != nil {
+		t.Errorf("not among the swaps: %+v, %v", swaps, err)
+	}
+	if err := MakeSwap(loop.Path, "zramfs"); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("mkswap on live swap: %v", err)
+	}
+	if err := SwapOff(loop.Path); err != nil {
+		t.Fatal(err)
+	}
+	if err := SwapOff(loop.Path); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("swapoff twice: %v", err)
+	}
+}
+
+func TestHoldersFindProcesses(t *testing.T) {
+	dir := t.TempDir()
+	cmd := exec.Command("sleep", "60")
+	cmd.Dir = dir
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	holders, err := Holders(dir)
+	if err != nil || len(holders) != 1 || !strings.Contains(holders[0], "working directory") {
+		t.Errorf("got %q, %v", holders, err)
+	}
+}
+
+func TestWatch(t *testing.T) {
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	watch, err := Watch(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Close()
+	if Gone(watch, 0) {
+		t.Error("gone while it runs")
+	}
+	cmd.Process.Kill()
+	if !Gone(watch, 10_000) {
+		t.Error("still there after its death")
+	}
+	cmd.Wait()
+	if again, err := Watch(pid); again != nil || err != nil {
+		t.Errorf("watch of the dead: %v, %v", again, err)
+	}
+	if m, err := ProcessMemory(os.Getpid()); err != nil || m.Resident == 0 || m.Threads == 0 {
+		t.Errorf("own memory: %+v, %v", m, err)
+	}
+	if n, _, err := ThreadsFlushing(os.Getpid()); err != nil || n == 0 {
+		t.Errorf("own threads: %d, %v", n, err)
+	}
+}
