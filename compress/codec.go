@@ -1,0 +1,120 @@
+package compress
+
+import (
+	"fmt"
+	"strings"
+)
+
+// A codec is the private state of one stream for one Params. It is used by one
+// goroutine at a time, under the stream's lock.
+type codec interface {
+	// compress writes the compressed page to dst, which has outSize bytes, and
+	// gives the length, or 0 when the page does not compress to less than
+	// PageSize bytes. It keeps neither slice.
+	compress(dst []byte, page *[PageSize]byte) int
+	// decompress fills dst from src and says whether src was exactly one page.
+	// Whatever src holds, it does not panic and writes nowhere but to dst.
+	decompress(dst *[PageSize]byte, src []byte) bool
+}
+
+// outSize is the length of a stream's output buffer: what the most wasteful
+// codec asks for, rounded up. Each codec's bound is checked by a test.
+const outSize = 2 * PageSize
+
+// A family is a codec's name, its rules, and how a stream's state is made.
+type family struct {
+	name     string
+	min, max int // levels, 0 excluded; both 0: takes no level
+	standard int // the level that level 0 means
+	dict     bool
+	winbits  bool
+	make     func(Params) (codec, error)
+}
+
+// families gives the codecs in the order in which comp_algorithm shows them.
+func families() []family {
+	return []family{
+		{name: "lz4", min: 1, max: 65537, standard: 1, make: newLZ4},
+		{name: "lz4hc", min: 1, max: 16, standard: 9, make: newLZ4HC},
+		{name: "zstd", min: -131072, max: 22, standard: 3, dict: true, make: newZstd},
+		{name: "minlz", min: 1, max: 3, standard: 1, make: newMinLZ},
+		{name: "s2", min: 1, max: 2, standard: 1, make: newS2},
+		{name: "deflate", min: 1, max: 9, standard: 6, winbits: true, make: newDeflate},
+		{name: "none", make: newNone},
+	}
+}
+
+// find gives the family of that name. The error wraps ErrUnknown or ErrTooLong
+// and says what to use instead.
+func find(name string) (family, error) {
+	if len(name) >= 128 {
+		return family{}, fmt.Errorf("%w: %d characters, at most 127", ErrTooLong, len(name))
+	}
+	all := families()
+	for _, f := range all {
+		if f.name == name {
+			return f, nil
+		}
+	}
+	switch name {
+	case "lzo", "lzo-rle":
+		return family{}, fmt.Errorf("%w: %s is not offered here; lz4 is as fast, and lz4hc or zstd store less",
+			ErrUnknown, name)
+	case "842":
+		return family{}, fmt.Errorf("%w: 842 is made for a hardware unit of POWER and is not offered here; use lz4",
+			ErrUnknown)
+	case "":
+		return family{}, fmt.Errorf("%w: no name given; one of %s", ErrUnknown, strings.Join(Codecs(), ", "))
+	}
+	best := all[0].name
+	for _, f := range all[1:] {
+		if distance(name, f.name) < distance(name, best) {
+			best = f.name
+		}
+	}
+	return family{}, fmt.Errorf("%w %q; the nearest is %s, and there are %s",
+		ErrUnknown, name, best, strings.Join(Codecs(), ", "))
+}
+
+// Codecs gives the names of all codecs, in the order of comp_algorithm.
+func Codecs() []string {
+	all := families()
+	names := make([]string, len(all))
+	for i, f := range all {
+		names[i] = f.name
+	}
+	return names
+}
+
+// List is the text of comp_algorithm: all names, the current one in brackets,
+// without a newline. A name that is none of ours is not shown.
+func List(current string) string {
+	names := Codecs()
+	for i, name := range names {
+		if name == current {
+			names[i] = "[" + name + "]"
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+// distance is the number of bytes to insert, delete or change to make b from a.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, diagonal+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,63 @@
+package compress
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// zstdCodec writes standard frames without a checksum: the pool has its own.
+// Encoder and decoder are told that there is one user, and start no goroutine
+// when only EncodeAll and DecodeAll are called.
+type zstdCodec struct {
+	enc *zstd.Encoder
+	dec *zstd.Decoder
+}
+
+// rawDictID is put into frames whose dictionary is plain content without an id.
+const rawDictID = 1
+
+func newZstd(p Params) (codec, error) {
+	enc := []zstd.EOption{
+		zstd.WithEncoderConcurrency(1),
+		zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(p.level())),
+		zstd.WithEncoderCRC(false),
+		zstd.WithSingleSegment(true), // two bytes less: no window in the frame's header
+		zstd.WithWindowSize(PageSize),
+		zstd.WithLowerEncoderMem(true),
+	}
+	dec := []zstd.DOption{
+		zstd.WithDecoderConcurrency(1),
+		zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxMemory(PageSize),
+		zstd.WithDecodeAllCapLimit(true),
+	}
+	if len(p.Dict) != 0 {
+		if len(p.Dict) >= 8 && binary.LittleEndian.Uint32(p.Dict) == 0xEC30A437 {
+			enc = append(enc, zstd.WithEncoderDict(p.Dict))
+			dec = append(dec, zstd.WithDecoderDicts(p.Dict))
+		} else {
+			enc = append(enc, zstd.WithEncoderDictRaw(rawDictID, p.Dict))
+			dec = append(dec, zstd.WithDecoderDictRaw(rawDictID, p.Dict))
+		}
+	}
+	e, err := zstd.NewWriter(nil, enc...)
+	if err != nil {
+		return nil, fmt.Errorf("%w: zstd: %w", ErrInvalid, err)
+	}
+	d, err := zstd.NewReader(nil, dec...)
+	if err != nil {
+		return nil, fmt.Errorf("%w: zstd: %w", ErrInvalid, err)
+	}
+	return &zstdCodec{e, d}, nil
+}
+
+func (c *zstdCodec) compress(dst []byte, page *[PageSize]byte) int {
+	return len(c.enc.EncodeAll(page[:], dst[:0]))
+}
+
+func (c *zstdCodec) decompress(dst *[PageSize]byte, src []byte) bool {
+	out, err := c.dec.DecodeAll(src, dst[:0])
+	return err == nil && isPage(out, dst)
+}
