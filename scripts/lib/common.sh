@@ -1,0 +1,61 @@
+# shellcheck shell=bash
+# Sourced by the scripts: words for the user, cleanup, what the machine has.
+# Sets `root` (of the source tree) and goes there.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+cd "$root" || exit 1
+build=$root/build
+mkdir -p "$build"
+
+say() { printf '%s\n' "$*"; }
+step() { printf '\n== %s\n' "$*"; }
+warn() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+die() { warn "$*"; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# on_exit COMMAND…: run it when the script ends, however it ends, last one first.
+deferred=()
+on_exit() { deferred+=("$(printf '%q ' "$@")"); }
+run_deferred() {
+	local code=$? i
+	trap - EXIT
+	trap '' INT TERM HUP
+	for ((i = ${#deferred[@]} - 1; i >= 0; i--)); do
+		eval "${deferred[i]}" || warn "cleanup failed: ${deferred[i]}"
+	done
+	exit "$code"
+}
+trap run_deferred EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# scratch_dir: a directory of this run, named in $scratch, removed at its end.
+scratch_dir() {
+	scratch=$(mktemp -d "${TMPDIR:-/tmp}/zramfs.XXXXXX")
+	on_exit rm -rf "$scratch"
+}
+
+# until_ok SECONDS COMMAND…: try until it succeeds.
+until_ok() {
+	local end=$((SECONDS + $1))
+	shift
+	until "$@" >/dev/null 2>&1; do
+		((SECONDS < end)) || return 1
+		sleep 0.1
+	done
+}
+
+# build_static NAME PACKAGE: a binary that needs nothing of the machine, at build/NAME.
+build_static() {
+	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o "$build/$1" "$2"
+}
+
+# memcg_writable: can this process make memory cgroups?
+memcg_writable() {
+	local top probe
+	top=$(awk '$3 == "cgroup" && $4 ~ /(^|,)memory(,|$)/ {print $2; exit}' /proc/self/mounts)
+	[[ -n $top ]] || top=$(awk '$3 == "cgroup2" {print $2; exit}' /proc/self/mounts)
+	[[ -n $top ]] || return 1
+	probe=$top/zramfs-probe-$$
+	mkdir "$probe" 2>/dev/null && rmdir "$probe"
+}

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Every test: unit, race, crash points, integration on this machine and in a
+# container. Installs what they need where it can.
+set -euo pipefail
+# shellcheck source=scripts/lib/common.sh
+source "$(dirname "$0")/lib/common.sh"
+# shellcheck source=scripts/lib/install.sh
+source "$root/scripts/lib/install.sh"
+
+# tests TITLE ARGUMENTS…: go test, one line for each test and package.
+tests() {
+	step "$1"
+	shift
+	go test -v "$@" 2>&1 | awk '!/^=== / && !/^ +--- PASS/ && !/^PASS$/ && !/\[no test files\]$/'
+}
+
+mapfile -t units < <(go list ./... | grep -v '/test/integration')
+
+test_packages
+step "go vet"
+go vet ./...
+tests "unit" "${units[@]}"
+tests "race detector" -race "${units[@]}"
+tests "crash points" -tags crashpoints "${units[@]}"
+if [[ -d test/integration ]]; then
+	step "integration, in a container"
+	scripts/integration.sh
+	tests "integration, on this machine" -count=1 -timeout 20m ./test/integration/...
+fi
