@@ -4,6 +4,8 @@
 set -euo pipefail
 # shellcheck source=scripts/lib/common.sh
 source "$(dirname "$0")/lib/common.sh"
+# shellcheck source=scripts/lib/zramfs.sh
+source "$root/scripts/lib/zramfs.sh"
 
 size=${DEMO_SIZE:-1G}
 limit=${DEMO_LIMIT:-256M}
@@ -33,21 +35,9 @@ watch_memory() {
 		read -r orig rest <"$mnt/sys/block/zram0/mm_stat" || continue
 		if ((orig > most)); then
 			most=$orig
-			printf '%s %s %s\n' "$orig" "$rest" "$(pss)" >"$1"
+			printf '%s %s %s\n' "$orig" "$rest" "$(pss "$mnt")" >"$1"
 		fi
 	done 2>/dev/null
-}
-
-# pss: memory of our processes in KiB, shared pages counted once; 0 if unknown.
-pss() {
-	local pid
-	for pid in $(daemon_pids); do
-		cat "/proc/$pid/smaps_rollup" 2>/dev/null || true
-	done | awk '/^Pss:/ {sum += $2} END {print sum + 0}'
-}
-
-daemon_pids() {
-	"$build/zramfs" status --json "$mnt" 2>/dev/null | grep -oE '"(keeper|worker|standby)_pid": *[0-9]+' | grep -oE '[0-9]+$' | sort -u
 }
 
 # row LABEL BYTES NOTE

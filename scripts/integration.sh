@@ -23,21 +23,27 @@ build_image() {
 	say "image zramfs: $(docker image inspect -f '{{.Size}}' zramfs | numfmt --to=iec) (tests use it on top of Debian)"
 }
 
+# swaps: devices that are swap. A path in a container's /dev ends in the same name.
+swaps() { awk 'NR > 1 {n = split($1, part, "/"); print "/dev/" part[n]}' /proc/swaps; }
+loops() { losetup -n -O NAME 2>/dev/null || true; }
+
 # leftovers: a container that was killed in the middle can leave swap on a loop device.
 leftovers() {
 	local dev
-	awk 'NR > 1 {print $1}' /proc/swaps | while read -r dev; do
-		grep -qxF "$dev" "$scratch/swaps" || { warn "swap was left on $dev"; swapoff "$dev"; }
+	swaps | sort | comm -13 "$scratch/swaps" - | while read -r dev; do
+		warn "swap was left on $dev"
+		swapoff "$dev"
 	done
-	losetup -n -O NAME 2>/dev/null | while read -r dev; do
-		grep -qxF "$dev" "$scratch/loops" || { warn "$dev was left attached"; losetup -d "$dev"; }
+	loops | sort | comm -13 "$scratch/loops" - | while read -r dev; do
+		warn "$dev was left attached"
+		losetup -d "$dev"
 	done
 }
 
 if [[ $EUID -eq 0 ]]; then container_packages; fi
 scratch_dir
-awk 'NR > 1 {print $1}' /proc/swaps >"$scratch/swaps"
-losetup -n -O NAME >"$scratch/loops" 2>/dev/null || true
+swaps | sort >"$scratch/swaps"
+loops | sort >"$scratch/loops"
 export ZRAMFS_IMAGE=zramfs-integration
 docker_engine
 say "Docker engine $(docker info -f '{{.ServerVersion}}, {{.Driver}}')"

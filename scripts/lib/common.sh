@@ -25,9 +25,19 @@ run_deferred() {
 	done
 	exit "$code"
 }
-trap run_deferred EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
+arm() {
+	trap run_deferred EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM HUP
+}
+arm
+
+# scoped COMMAND…: what it defers is done when it ends, not when the script does.
+scoped() (
+	deferred=()
+	arm
+	"$@"
+)
 
 # scratch_dir: a directory of this run, named in $scratch, removed at its end.
 scratch_dir() {

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -77,7 +78,7 @@ func parse(args []string) (*options, error) {
 	fs := flag.NewFlagSet("swapper", flag.ExitOnError)
 	fs.StringVar(&size, "size", "1G", "memory to use")
 	fs.StringVar(&limit, "limit", "0", "memory it may have: limit of a memory cgroup made for this run; 0: none")
-	fs.StringVar(&o.corpus, "corpus", "testdata/pages.zst", "pages to fill the memory with")
+	fs.StringVar(&o.corpus, "corpus", "", "pages to fill the memory with (default testdata/pages.zst, here or beside this program's directory)")
 	fs.IntVar(&o.base, "base", 0, "use only this many pages of the corpus; 0: all")
 	fs.IntVar(&o.touches, "touches", -1, "random touches, half of them writes; -1: as many as there are pages")
 	fs.Uint64Var(&o.seed, "seed", 1, "seed of the random touches")
@@ -100,7 +101,26 @@ func parse(args []string) (*options, error) {
 	if o.touches < 0 {
 		o.touches = int(o.size / swapload.PageSize)
 	}
+	if o.corpus == "" {
+		o.corpus = findCorpus()
+	}
 	return o, nil
+}
+
+// findCorpus names the corpus of the tree that this program was built in.
+func findCorpus() string {
+	const name = "testdata/pages.zst"
+	if exe, err := os.Executable(); err == nil {
+		if path := filepath.Join(filepath.Dir(exe), "..", name); exists(path) && !exists(name) {
+			return path
+		}
+	}
+	return name
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // loadBase unpacks the corpus, copies it to locked memory, and gives the heap back.
