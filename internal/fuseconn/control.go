@@ -1,0 +1,146 @@
+package fuseconn
+
+import (
+	"runtime"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// control is the one thread that answers what is not for a disk, through
+// go-fuse. It may allocate and wait; readers copy their request into a slot
+// and read on. A request that is larger than a slot keeps its buffer.
+type control struct {
+	proto *fuse.ProtocolServer // immutable; used by the control thread
+	reply []byte               // immutable; used by the control thread
+
+	free chan *slot // slots not in use; has room for all
+	todo chan *slot // has room for all slots
+
+	panics atomic.Uint64
+}
+
+// slot is a control request on its way. It belongs to the reader until it is
+// sent to todo, then to the control thread.
+type slot struct {
+	mem   []byte // immutable
+	index *index // immutable
+	n     int    // bytes of the request
+	fd    uintptr
+	// large is the buffer that holds the request, nil if mem does.
+	large *Request
+}
+
+// attributeMax is what a file that is not a disk takes of one write(2): a
+// page, as the kernel's sysfs does.
+const attributeMax = pageSize
+
+func newControl(tree fuse.RawFileSystem, opts *fuse.MountOptions, slots, reply []byte) *control {
+	n := len(slots) / slotSize
+	c := &control{reply: reply, free: make(chan *slot, n), todo: make(chan *slot, n)}
+	opts.PanicHandler = func(any) fuse.Status {
+		c.panics.Add(1)
+		return fuse.EIO
+	}
+	c.proto = fuse.NewProtocolServer(tree, opts)
+	for i := range n {
+		m := slots[i*slotSize:][:slotSize:slotSize]
+		c.free <- &slot{mem: m, index: indexAt(m)}
+	}
+	return c
+}
+
+// handOver gives the request of n bytes in r to the control thread. Where
+// there is no room for it, it is refused: a reader does not wait.
+func (rd *reader) handOver(r *Request, n int) {
+	rd.count.control.Add(1)
+	h := in[fuse.InHeader](r.head)
+	unique := h.Unique
+	if h.Opcode == opWrite {
+		if w := in[fuse.WriteIn](r.head); w.Size > attributeMax {
+			w.Size, n = attributeMax, rwInSize+attributeMax
+			w.Length = uint32(n)
+		}
+	}
+	var s *slot
+	select {
+	case s = <-rd.control.free:
+	default:
+		rd.refuse(r, unique, syscall.EAGAIN)
+		return
+	}
+	s.n, s.fd, s.large = n, rd.fd, nil
+	s.index.open(unique)
+	if n <= slotMax {
+		copy(s.mem[slotRequest:], r.head[requestAt:])
+		if n > rwInSize {
+			copy(s.mem[slotRequest+rwInSize:], r.page[:n-rwInSize])
+		}
+		rd.control.todo <- s
+		return
+	}
+	if len(rd.spare) == 0 {
+		rd.control.free <- s
+		rd.refuse(r, unique, syscall.EAGAIN)
+		return
+	}
+	s.large = r
+	rd.control.todo <- s
+	rd.take()
+}
+
+// refuse answers a request of any kind with an errno.
+func (rd *reader) refuse(r *Request, unique uint64, errno syscall.Errno) {
+	rd.count.refused.Add(1)
+	out := (*fuse.OutHeader)(unsafe.Pointer(&r.head[replyAt]))
+	*out = fuse.OutHeader{Length: uint32(outHeaderSize), Status: -int32(errno), Unique: unique}
+	send(rd.fd, unsafe.Pointer(out), outHeaderSize)
+}
+
+// request is the bytes of the request: header at the start, contiguous.
+func (s *slot) request() []byte {
+	if s.large == nil {
+		return s.mem[slotRequest:][:s.n]
+	}
+	// Head page and payload lie next to each other.
+	return unsafe.Slice(&s.large.head[requestAt], s.n)
+}
+
+// loop serves until todo is closed.
+func (c *control) loop() {
+	runtime.LockOSThread()
+	for s := range c.todo {
+		if n := c.handle(s.request()); n > 0 {
+			send(s.fd, unsafe.Pointer(unsafe.SliceData(c.reply)), n)
+		}
+		s.index.close()
+		if r := s.large; r != nil {
+			s.large = nil
+			r.reader.spare <- r
+		}
+		c.free <- s
+	}
+}
+
+// handle answers a request; n bytes of reply are in c.reply, 0: no reply.
+func (c *control) handle(request []byte) (n int) {
+	h := (*fuse.InHeader)(unsafe.Pointer(unsafe.SliceData(request)))
+	unique := h.Unique
+	status := fuse.ENOSYS
+	if served(h.Opcode) {
+		if h.Opcode == opRead || h.Opcode == opReaddir {
+			if q := (*fuse.ReadIn)(unsafe.Pointer(h)); len(request) >= rwInSize {
+				q.Size = min(q.Size, controlReply)
+			}
+		}
+		n, status = c.proto.HandleRequest([][]byte{request}, [][]byte{c.reply})
+		if n > 0 || status.Ok() {
+			return n
+		}
+	}
+	out := (*fuse.OutHeader)(unsafe.Pointer(unsafe.SliceData(c.reply)))
+	*out = fuse.OutHeader{Length: uint32(outHeaderSize), Status: -int32(status), Unique: unique}
+	return outHeaderSize
+}

@@ -1,0 +1,185 @@
+package fuseconn
+
+import (
+	"runtime"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/zramfs/zramfs/internal/percpu"
+)
+
+// reader is one thread that reads requests. All of it but spare and count
+// belongs to that thread.
+type reader struct {
+	number  int     // immutable
+	cpu     int     // immutable; -1: not pinned
+	fd      uintptr // immutable
+	handler Handler // immutable
+	control *control
+
+	buffers []*Request    // immutable; all that exist
+	spare   chan *Request // not in use; has room for all
+	current *Request      // where the next request goes
+
+	count counters
+}
+
+// counters are written by the reader's thread, and by who answers its parked
+// requests; each reader's lie on their own cache lines.
+type counters struct {
+	_                                [percpu.CacheLine]byte
+	requests, reads, writes, control atomic.Uint64
+	parked, last, waits, refused     atomic.Uint64
+	survived, panics, failed         atomic.Uint64
+	_                                [percpu.CacheLine]byte
+}
+
+func newReader(number, cpu int, fd uintptr, h Handler, c *control, mem []byte) *reader {
+	n := len(mem) / bufferSize
+	rd := &reader{number: number, cpu: cpu, fd: fd, handler: h, control: c, spare: make(chan *Request, n)}
+	for i := range n {
+		b := mem[i*bufferSize:][:bufferSize:bufferSize]
+		r := &Request{
+			reader: rd, Reader: number,
+			head: b[:pageSize:pageSize], page: b[pageSize:], index: indexAt(b),
+		}
+		h.Attach(r)
+		rd.buffers = append(rd.buffers, r)
+		if i > 0 {
+			rd.spare <- r
+		}
+	}
+	rd.current = rd.buffers[0]
+	return rd
+}
+
+// loop reads and serves until the connection ends, then waits for the parked
+// requests. pinned says how pinning went.
+func (rd *reader) loop(pinned func(error)) {
+	// Never unlocked: a thread with an affinity of its own ends with its
+	// goroutine, and is not used for another.
+	runtime.LockOSThread()
+	if rd.cpu >= 0 {
+		if err := percpu.Pin(rd.cpu); err != nil {
+			pinned(err)
+		}
+	}
+	for failures := 0; ; {
+		n, errno := rd.read()
+		switch errno {
+		case 0:
+			failures = 0
+			rd.serveOne(n)
+		case syscall.ENODEV:
+			for range len(rd.buffers) - 1 {
+				<-rd.spare
+			}
+			return
+		default:
+			// ENOENT: the request was interrupted. EINTR, EAGAIN, ENOMEM, EIO,
+			// ...: the machine is in trouble; this thread may be its way out.
+			rd.count.survived.Add(1)
+			backoff(failures)
+			failures++
+		}
+	}
+}
+
+// read waits for the next request.
+func (rd *reader) read() (int, syscall.Errno) {
+	// Not RawSyscall: the garbage collector would wait for this thread.
+	n, _, errno := syscall.Syscall(syscall.SYS_READ, rd.fd,
+		uintptr(unsafe.Pointer(&rd.current.head[requestAt])), uintptr(rwInSize+MaxWrite))
+	return int(n), errno
+}
+
+// serveOne serves the request of n bytes in the current buffer.
+func (rd *reader) serveOne(n int) {
+	r := rd.current
+	h := in[fuse.InHeader](r.head)
+	if n < inHeaderSize || int(h.Length) != n {
+		rd.count.survived.Add(1)
+		return
+	}
+	switch h.Opcode {
+	case opRead:
+		rd.count.reads.Add(1)
+	case opWrite:
+		rd.count.writes.Add(1)
+	case opFallocate, opFsync:
+	case opForget, opBatchForget, opInterrupt:
+		return // node ids are constants, and nothing here can be interrupted
+	default:
+		rd.handOver(r, n)
+		return
+	}
+	if !rd.handler.IsDisk(h.NodeId) {
+		rd.handOver(r, n)
+		return
+	}
+	rd.count.requests.Add(1)
+	r.Node, r.unique = h.NodeId, h.Unique
+	r.index.open(r.unique)
+	if !r.parse(n) {
+		r.Data = nil
+		r.answer(0, syscall.EINVAL)
+		return
+	}
+	if r.Last = len(rd.spare) == 0; r.Last {
+		rd.count.last.Add(1)
+	}
+	done, parked, errno := rd.serve(r)
+	if !parked {
+		r.answer(done, errno)
+		return
+	}
+	// From here r may already be in use again.
+	rd.count.parked.Add(1)
+	rd.take()
+}
+
+// take makes a spare buffer the current one.
+func (rd *reader) take() {
+	select {
+	case rd.current = <-rd.spare:
+	default:
+		rd.count.waits.Add(1)
+		rd.current = <-rd.spare
+	}
+}
+
+// serve calls the handler and turns its panic into EIO: one broken request
+// must not end the others.
+func (rd *reader) serve(r *Request) (n int, parked bool, errno syscall.Errno) {
+	defer rd.contain(&n, &parked, &errno)
+	return rd.handler.Serve(r)
+}
+
+func (rd *reader) contain(n *int, parked *bool, errno *syscall.Errno) {
+	if recover() != nil {
+		rd.count.panics.Add(1)
+		*n, *parked, *errno = 0, false, syscall.EIO
+	}
+}
+
+// stats reads the counters.
+func (rd *reader) stats() ReaderStats {
+	c := &rd.count
+	return ReaderStats{
+		CPU:      rd.cpu,
+		Requests: c.requests.Load(),
+		Reads:    c.reads.Load(),
+		Writes:   c.writes.Load(),
+		Control:  c.control.Load(),
+		Parked:   c.parked.Load(),
+		Last:     c.last.Load(),
+		Waits:    c.waits.Load(),
+		Refused:  c.refused.Load(),
+		Survived: c.survived.Load(),
+		Panics:   c.panics.Load(),
+		Failed:   c.failed.Load(),
+	}
+}
