@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -11,8 +12,9 @@ import (
 // Holders says, a sentence each, who keeps the mount at dir busy: swap and
 // file systems on loop devices on it, the loop devices, mounts in it, and
 // processes with open files, a working directory or a root there. It asks
-// only /proc and /sys, never the mount itself, which may be stuck.
-func Holders(dir string) ([]string, error) {
+// only /proc and /sys, never the mount itself, which may be stuck. Processes
+// that are excepted are not named.
+func Holders(dir string, except ...int) ([]string, error) {
 	var holders []string
 	loops, err := LoopsBelow(dir)
 	if err != nil {
@@ -34,7 +36,7 @@ func Holders(dir string) ([]string, error) {
 			holders = append(holders, "mount "+m.Point)
 		}
 	}
-	return append(holders, processHolders(dir)...), nil
+	return append(holders, processHolders(dir, except)...), nil
 }
 
 func loopHolder(l Loop, swaps []Swap, mounts []Mount) string {
@@ -51,12 +53,12 @@ func loopHolder(l Loop, swaps []Swap, mounts []Mount) string {
 	return "loop device " + l.Path
 }
 
-func processHolders(dir string) []string {
+func processHolders(dir string, except []int) []string {
 	links, _ := filepath.Glob("/proc/[0-9]*")
 	var holders []string
 	for _, proc := range links {
 		pid, err := strconv.Atoi(filepath.Base(proc))
-		if err != nil || pid == os.Getpid() {
+		if err != nil || pid == os.Getpid() || slices.Contains(except, pid) {
 			continue
 		}
 		if what := processHolds(proc, dir); what != "" {
