@@ -37,7 +37,7 @@ func families() []family {
 		{name: "lz4", min: 1, max: 65537, standard: 1, make: newLZ4},
 		{name: "lz4hc", min: 1, max: 16, standard: 9, make: newLZ4HC},
 		{name: "zstd", min: -131072, max: 22, standard: 3, dict: true, make: newZstd},
-		{name: "minlz", min: 1, max: 3, standard: 1, make: newMinLZ},
+		{name: "minlz", min: 1, max: 2, standard: 1, make: newMinLZ},
 		{name: "s2", min: 1, max: 2, standard: 1, make: newS2},
 		{name: "deflate", min: 1, max: 9, standard: 6, winbits: true, make: newDeflate},
 		{name: "none", make: newNone},

@@ -1,29 +1,26 @@
 package compress
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 
 	"github.com/klauspost/compress/flate"
 )
 
-// deflate writes raw DEFLATE streams, one for each page.
+// deflate writes raw DEFLATE streams, one for each page, with the library's
+// writer, and reads them with an inflater of its own, see inflate.go.
 type deflate struct {
-	w    *flate.Writer
-	out  limited
-	r    io.ReadCloser // also a flate.Resetter
-	in   bytes.Reader
-	over [1]byte // where a byte after the page would go
+	w   *flate.Writer
+	out limited
+	in  *inflater
 }
 
 func newDeflate(p Params) (codec, error) {
-	c := new(deflate)
+	c := &deflate{in: newInflater()}
 	var err error
 	if c.w, err = flate.NewWriter(&c.out, p.level()); err != nil {
 		return nil, fmt.Errorf("%w: deflate: %w", ErrInvalid, err)
 	}
-	c.r = flate.NewReader(&c.in)
 	return c, nil
 }
 
@@ -42,19 +39,7 @@ func (c *deflate) compress(dst []byte, page *[PageSize]byte) int {
 	return n
 }
 
-func (c *deflate) decompress(dst *[PageSize]byte, src []byte) bool {
-	c.in.Reset(src)
-	defer c.in.Reset(nil)
-	if err := c.r.(flate.Resetter).Reset(&c.in, nil); err != nil {
-		return false
-	}
-	if _, err := io.ReadFull(c.r, dst[:]); err != nil {
-		return false
-	}
-	// The stream ends here, and the bytes with it.
-	n, err := io.ReadFull(c.r, c.over[:])
-	return n == 0 && err == io.EOF && c.in.Len() == 0
-}
+func (c *deflate) decompress(dst *[PageSize]byte, src []byte) bool { return c.in.page(dst, src) }
 
 // limited is a Writer into a slice that fails when it is full.
 type limited struct {

@@ -3,6 +3,7 @@ package compress
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -19,12 +20,17 @@ type zstdCodec struct {
 const rawDictID = 1
 
 func newZstd(p Params) (codec, error) {
+	// The encoder looks back over its window: a page, and the dictionary before it.
+	window := 1 << bits.Len(uint(PageSize+len(p.Dict)-1))
+	if window > zstd.MaxWindowSize {
+		return nil, fmt.Errorf("%w: zstd: a dictionary of %d bytes", ErrInvalid, len(p.Dict))
+	}
 	enc := []zstd.EOption{
 		zstd.WithEncoderConcurrency(1),
 		zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(p.level())),
 		zstd.WithEncoderCRC(false),
 		zstd.WithSingleSegment(true), // two bytes less: no window in the frame's header
-		zstd.WithWindowSize(PageSize),
+		zstd.WithWindowSize(window),
 		zstd.WithLowerEncoderMem(true),
 	}
 	dec := []zstd.DOption{

@@ -82,7 +82,7 @@ func (e *lz4Encoder) encode(dst []byte, p *[PageSize]byte, acceleration int) int
 
 		// One sequence: token, literals, offset, and the lengths that do not fit the token.
 		run, more := at-literals, end-at-4
-		if n+run+run/255+more/255+16 > len(dst) {
+		if n+run+run/255+more/255+24 > len(dst) { // 24: what is fixed, and the copy of 16 below
 			return 0
 		}
 		token := byte(min(more, 15))

@@ -15,8 +15,8 @@ import (
 //	lz4hc    level 1..16: 2^(level-1) candidates are tried for each match, as in the kernel; default 9
 //	zstd     level -131072..22, default 3. The library has four strengths: below 3, 3 to 5, 6 to 9, from 10.
 //	         Dict is a trained dictionary, or any bytes as content.
-//	minlz    level 1 fastest, 2 balanced, 3 smallest; default 1
-//	s2       level 1 fast, 2 better; default 1
+//	minlz    level 1 fastest, 2 balanced; default 1. The library's level 3 clears 10 MiB of tables for each page.
+//	s2       level 1 fast, 2 better; default 1. The library's "best" clears 4 MiB for each page.
 //	deflate  level 1..9, default 6. WinBits -15..-9 is accepted and has no effect: the
 //	         library's window is 32 KiB, a page is 4.
 //	none     takes no settings; every page is incompressible

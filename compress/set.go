@@ -59,6 +59,7 @@ func (s *Set) Add(p Params) (uint8, error) {
 		if st.codecs[n], err = f.make(p); err != nil {
 			return 0, fmt.Errorf("add codec %s: %w", p, err)
 		}
+		warm(st.codecs[n])
 	}
 	s.params[n] = p
 	s.n.Store(n + 1)
