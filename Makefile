@@ -1,8 +1,8 @@
 # Targets for people; the work is in scripts/.
 
-GO ?= go
+PREFIX ?= /usr/local
 
-.PHONY: all build image demo test bench lint clean help
+.PHONY: all help build man image demo test bench lint install clean
 
 all: build
 
@@ -10,7 +10,10 @@ help:            ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
 build:           ## the static binary, build/zramfs
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o build/zramfs ./cmd/zramfs
+	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o build/zramfs ./cmd/zramfs
+
+man: build       ## the man pages, build/man
+	build/zramfs man build/man
 
 image:           ## a container image, zramfs:latest
 	docker build -t zramfs .
@@ -26,6 +29,10 @@ bench:           ## against kernel zram, tmpfs and nbdkit (root); BENCH=--short 
 
 lint:            ## gofmt, vet, staticcheck, shellcheck
 	@scripts/lint.sh
+
+install: man     ## the binary and man pages, below PREFIX (/usr/local)
+	install -D -t $(DESTDIR)$(PREFIX)/bin build/zramfs
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 build/man/*.1
 
 clean:           ## remove build/
 	rm -rf build

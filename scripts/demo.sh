@@ -65,8 +65,9 @@ main() {
 	scratch_dir
 
 	on_exit cleanup_swap
-	"$build/zramfs" swapon --size 2G --priority 1000 --name $name
-	say "swap is on $(swapon --show=NAME --noheadings 2>/dev/null | tail -n 1); running…"
+	local device
+	device=$("$build/zramfs" swapon --size 2G --priority 1000 --name $name)
+	say "swap is on $device, a loop device on $mnt/dev/zram0; running…"
 	watch_memory "$scratch/mm" &
 	on_exit kill $!
 
