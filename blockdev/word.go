@@ -24,11 +24,12 @@ const (
 	staged              // raw, in a frame, waiting for a stream
 	stored              // compressed, in an object of the pool
 	huge                // raw, in a page of the pool
+	lost                // its object was found damaged by Rebuild: unreadable until it is written
 )
 
 // String names a state as the documentation does.
 func (s state) String() string {
-	if names := [...]string{"empty", "same", "staged", "stored", "huge"}; int(s) < len(names) {
+	if names := [...]string{"empty", "same", "staged", "stored", "huge", "lost"}; int(s) < len(names) {
 		return names[s]
 	}
 	return fmt.Sprintf("state(%d)", uint8(s))
@@ -68,7 +69,7 @@ func (w word) seal(slot uint64) word {
 // sound says whether a word read from shared memory is one that was written
 // for this slot.
 func (w word) sound(slot uint64) bool {
-	return w == w.seal(slot) && w.state() <= huge && (w == 0 || w.state() != empty)
+	return w == w.seal(slot) && w.state() <= lost && (w == 0 || w.state() != empty)
 }
 
 func (w word) state() state    { return state(w & 7) }

@@ -1,0 +1,41 @@
+package blockdev
+
+import "sync/atomic"
+
+// account is mem_used_total and its limit: pages of the pool and staged
+// frames, the tables and the reserve apart.
+//
+// Invariant: with a limit, Take never lets used pass it. used may be above a
+// limit that was lowered later; then nothing more is taken.
+type account struct {
+	limit atomic.Int64 // pages; 0: none
+	used  atomic.Int64 // pages
+	max   atomic.Int64 // high-water mark of used since it was last reset
+}
+
+// Take takes pages, or nothing and false.
+func (a *account) Take(pages int64) bool {
+	for {
+		used := a.used.Load()
+		now := used + pages
+		if limit := a.limit.Load(); limit != 0 && now > limit {
+			return false
+		}
+		if a.used.CompareAndSwap(used, now) {
+			a.raise(now)
+			return true
+		}
+	}
+}
+
+// Give gives pages back.
+func (a *account) Give(pages int64) { a.used.Add(-pages) }
+
+func (a *account) raise(now int64) {
+	for {
+		top := a.max.Load()
+		if now <= top || a.max.CompareAndSwap(top, now) {
+			return
+		}
+	}
+}

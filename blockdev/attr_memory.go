@@ -1,0 +1,64 @@
+package blockdev
+
+import "fmt"
+
+// memoryAttributes: how much memory the disk may take, and giving it back.
+func memoryAttributes() []Attribute {
+	return []Attribute{
+		{
+			Dir: DirBlock, Name: "mem_limit", Mode: 0o200,
+			Help: "most memory that pool and staged frames may take, in bytes or with K, M, G; 0 is no limit",
+			Store: func(d *Device, value string) error {
+				n, err := parseSize(trim(value))
+				if err != nil {
+					return fmt.Errorf("mem_limit: %w", err)
+				}
+				n = roundUp(n, PageSize)
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				d.next.limit = n
+				if k := d.disk.Load(); k != nil {
+					k.account.limit.Store(n / PageSize)
+				}
+				return nil
+			},
+		},
+		{
+			Dir: DirBlock, Name: "mem_used_max", Mode: 0o200,
+			Help: "0 sets the high-water mark to what is used now",
+			Store: func(d *Device, value string) error {
+				if trim(value) != "0" {
+					return fmt.Errorf("mem_used_max %q: need 0: %w", trim(value), ErrInvalid)
+				}
+				if k := d.disk.Load(); k != nil {
+					k.account.max.Store(k.account.used.Load())
+				}
+				return nil
+			},
+		},
+		{
+			Dir: DirBlock, Name: "compact", Mode: 0o200,
+			Help: "anything moves objects together and returns the pages that become empty",
+			Store: func(d *Device, _ string) error {
+				k, err := d.disked("compact")
+				if err != nil {
+					return err
+				}
+				freed, err := k.compact()
+				if err != nil {
+					return fmt.Errorf("compact: %d pages returned, then: %w", freed, err)
+				}
+				return nil
+			},
+		},
+	}
+}
+
+// compact moves objects together while I/O runs.
+func (d *disk) compact() (freed int64, err error) {
+	d.quiet.RLock()
+	defer d.quiet.RUnlock()
+	freed, err = d.pool.Compact(d)
+	d.upkeep.poke() // pages may have become waste
+	return freed, err
+}

@@ -1,0 +1,174 @@
+//go:build crashpoints
+
+package blockdev
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/zramfs/zramfs/internal/invariants"
+	"github.com/zramfs/zramfs/internal/shm"
+	"github.com/zramfs/zramfs/stable"
+)
+
+// crashHistory is a list of steps that passes every kind of store to shared
+// memory: whole and partial writes, same-filled and incompressible pages,
+// overwrites, discards, staging and its end, compaction, commit and punch.
+func crashHistory(tb testing.TB, seed uint64, size int64) []operation {
+	r := rand.New(rand.NewPCG(seed, 3))
+	var ops []operation
+	for range 60 {
+		o := draw(tb, r, size)
+		switch r.IntN(8) {
+		case 0:
+			o = operation{kind: 'c'}
+		case 1:
+			o = operation{kind: 's'} // compress one staged page
+		case 2:
+			o = operation{kind: 'm'} // maintain
+		}
+		if o.kind != 'r' && o.kind != 'f' {
+			ops = append(ops, o)
+		}
+	}
+	return ops
+}
+
+// do does one step on a disk without goroutines.
+func (d *disk) do(o operation) error {
+	req := &Request{Off: o.off, Len: o.n, Data: o.fill, Done: func(*Request, int, error) {}}
+	switch o.kind {
+	case 'c':
+		_, err := d.compact()
+		return err
+	case 's':
+		_, err := d.compressNext(0)
+		return err
+	case 'm':
+		d.keepUp()
+		return nil
+	case 'w':
+		req.Op = OpWrite
+	case 'd', 'z':
+		req.Op = OpDiscard
+	}
+	_, parked, err := d.submit(req)
+	if parked {
+		return fmt.Errorf("%v was parked", o)
+	}
+	return err
+}
+
+// run does the steps until the end or a crash, and says which step died.
+func (d *disk) run(ops []operation, m *model) (died int, point string, err error) {
+	died = len(ops)
+	i := 0
+	defer func() {
+		if r := recover(); r != nil {
+			c, ok := r.(invariants.Crash)
+			if !ok {
+				panic(r)
+			}
+			died, point = i, c.Point
+		}
+	}()
+	for ; i < len(ops); i++ {
+		if err := d.do(ops[i]); err != nil {
+			return i, "", fmt.Errorf("step %d, %v: %w", i, ops[i], err)
+		}
+		m.apply(ops[i])
+	}
+	return died, "", nil
+}
+
+// apply does a step on the model.
+func (m *model) apply(o operation) {
+	switch o.kind {
+	case 'w':
+		copy(m.disk[o.off:], o.fill)
+	case 'd', 'z':
+		clear(m.disk[o.off : o.off+o.n])
+	}
+}
+
+// Die at every store to shared memory, one after the other: the next
+// generation rebuilds, its tables agree with each other, and every page is
+// what it was before the step that died or what that step was making of it.
+func TestCrashPoints(t *testing.T) {
+	const size = 24 * PageSize
+	for _, seed := range []uint64{1, 2, 3} {
+		for _, frames := range []int{0, 3} {
+			t.Run(fmt.Sprintf("seed%d/frames%d", seed, frames), func(t *testing.T) {
+				ops := crashHistory(t, seed, size)
+				points := map[string]int{}
+				total := int64(1)
+				for k := int64(0); k <= total; k++ {
+					n := crashOnce(t, ops, size, frames, k, points)
+					if k == 0 {
+						total = n
+					}
+				}
+				t.Logf("%d crash points: %v", total, points)
+				if total < 200 {
+					t.Errorf("only %d crash points in %d steps", total, len(ops))
+				}
+			})
+		}
+	}
+}
+
+// crashOnce runs the steps with a death at the k-th point (0: none) and says
+// how many points were passed.
+func crashOnce(t *testing.T, ops []operation, size int64, frames int, k int64, points map[string]int) int64 {
+	src := newSource(t)
+	o := options{size: size, streams: 1, frames: frames, params: params(t, "lz4"), policy: stable.Snapshot,
+		reserveLow: 2 << 20, reserveHigh: 4 << 20}
+	d, err := createDisk(src, "zram0", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.fillReserve(); err != nil {
+		t.Fatal(err)
+	}
+	m := &model{disk: make([]byte, size)}
+	invariants.Arm(k)
+	died, point, err := d.run(ops, m)
+	passed := invariants.Passed()
+	invariants.Arm(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	points[point]++
+	after := &model{disk: bytes.Clone(m.disk)}
+	if died < len(ops) {
+		after.apply(ops[died])
+	}
+	next := succeed(t, d.region, o)
+	page := make([]byte, PageSize)
+	for slot := range uint64(size / PageSize) {
+		at := int64(slot) * PageSize
+		if err := next.readPage(0, slot, 0, page); err != nil {
+			t.Fatalf("k %d, died in step %d at %s: %v", k, died, point, err)
+		}
+		if !bytes.Equal(page, m.disk[at:at+PageSize]) && !bytes.Equal(page, after.disk[at:at+PageSize]) {
+			t.Fatalf("k %d, died in step %d (%v) at %s: slot %d is neither old nor new", k, died, ops[min(died, len(ops)-1)], point, slot)
+		}
+	}
+	src.Drop("zram0", d.region)
+	return passed
+}
+
+// succeed makes the next generation over a region, and sees that it works.
+func succeed(t *testing.T, r *shm.Region, o options) *disk {
+	t.Helper()
+	next, err := adoptDisk(r, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := next.check(); err != nil {
+		t.Fatalf("Check after Rebuild: %v", err)
+	}
+	return next
+}

@@ -1,0 +1,190 @@
+package blockdev
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/zramfs/zramfs/compress"
+	"github.com/zramfs/zramfs/internal/shm"
+	"github.com/zramfs/zramfs/pool"
+	"github.com/zramfs/zramfs/stable"
+)
+
+// disk is everything that lives from disksize to reset.
+//
+// Invariants: at a quiet moment each stored or huge word names one object of
+// the pool that names it back, each staged word one frame, and the lanes'
+// gauges equal the table's sums.
+type disk struct {
+	region  *shm.Region   // immutable
+	layout  layout        // immutable
+	table   *table        // immutable
+	pool    *pool.Pool    // immutable
+	codecs  *compress.Set // immutable
+	frames  *stable.Frames
+	account account
+	lanes   []lane // one per stream, shared memory
+	hands   []hand // one per stream
+	stable  *stable.Stats
+	faults  *faults // nil but in tests; immutable
+	hugeLen int     // payload length from which a page is stored raw; immutable
+	zero    []byte  // immutable; a page of zeroes to patch ragged edges with
+
+	policy atomic.Uint32 // stable.Policy
+	params atomic.Uint32 // index of the params that new objects get
+	clock  atomic.Uint32 // seconds; coarse, moved on by the upkeep goroutine
+	gate   gate
+	quiet  sync.RWMutex // read-held by background steps, held by a check
+
+	upkeep  upkeep
+	waiting waiting
+	sweeper sweeper
+
+	stop chan struct{}  // closed to end the goroutines
+	wg   sync.WaitGroup // the goroutines
+}
+
+// hand is one stream's scratch for pages that are read or written in part.
+type hand struct {
+	mu   sync.Mutex // below the slot's lock, above the stream's
+	page []byte     // guarded by mu; a page that is patched
+	part []byte     // guarded by mu; a page of which a part is read
+}
+
+// options are what a disk is made with.
+type options struct {
+	size        int64
+	streams     int
+	frames      int // write-behind depth; 0: off
+	params      compress.Params
+	policy      stable.Policy
+	limit       int64 // bytes; 0: none
+	reserveLow  int64 // bytes of populated free memory
+	reserveHigh int64
+	faults      *faults // nil but in tests
+}
+
+// chainPages is the kernel's default CONFIG_ZSMALLOC_CHAIN_SIZE.
+const chainPages = 8
+
+// createDisk makes an empty disk in a new region.
+func createDisk(src RegionSource, name string, o options) (*disk, error) {
+	l, err := newLayout(o.size, o.frames, chainPages)
+	if err != nil {
+		return nil, err
+	}
+	r, err := src.Create(name, l.total)
+	if err != nil {
+		return nil, fmt.Errorf("create region of %s: %w", name, err)
+	}
+	l.write(r.Bytes(0, PageSize))
+	d, err := openDisk(r, l, o)
+	if err != nil {
+		src.Drop(name, r)
+		return nil, err
+	}
+	return d, nil
+}
+
+// openDisk makes a disk over a region whose header is written, and starts its
+// goroutines. The caller rebuilds it if the region is not new.
+func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
+	if o.streams < 1 || o.streams > maxLanes {
+		return nil, fmt.Errorf("%d streams: need 1 to %d: %w", o.streams, maxLanes, ErrInvalid)
+	}
+	g, err := pool.NewGeometry(l.chain)
+	if err != nil {
+		return nil, fmt.Errorf("pool geometry: %w", err)
+	}
+	d := &disk{
+		region:  r,
+		layout:  l,
+		table:   newTable(r, l),
+		codecs:  compress.NewSet(o.streams),
+		lanes:   lanesOf(r, o.streams),
+		hands:   make([]hand, o.streams),
+		stable:  &stable.Stats{},
+		faults:  o.faults,
+		hugeLen: g.HugeSize(),
+		zero:    make([]byte, PageSize),
+		gate:    newGate(o.streams),
+		stop:    make(chan struct{}),
+	}
+	d.policy.Store(uint32(o.policy))
+	d.account.limit.Store(o.limit / PageSize)
+	for i := range d.hands {
+		d.hands[i].page, d.hands[i].part = make([]byte, PageSize), make([]byte, PageSize)
+	}
+	arena, err := shm.NewWindow(r, l.arena.off, l.arena.n)
+	if err != nil {
+		return nil, fmt.Errorf("arena: %w", err)
+	}
+	side, err := shm.NewWindow(r, l.side.off, l.side.n)
+	if err != nil {
+		return nil, fmt.Errorf("side array: %w", err)
+	}
+	if d.pool, err = pool.New(pool.Config{
+		Arena:       o.faults.memory(arena),
+		Side:        o.faults.memory(side),
+		ArenaBytes:  l.arenaBytes,
+		Geometry:    g,
+		Slabs:       o.streams,
+		Account:     &d.account,
+		ReserveLow:  o.reserveLow,
+		ReserveHigh: o.reserveHigh,
+	}); err != nil {
+		return nil, fmt.Errorf("pool: %w", err)
+	}
+	if err := d.openParams(o.params); err != nil {
+		return nil, err
+	}
+	if l.frames > 0 {
+		d.frames = stable.NewFrames(r.Bytes(l.staging.off, l.staging.n), o.streams, d.stable)
+		if err := r.Populate(l.staging.off, l.staging.n); err != nil {
+			return nil, fmt.Errorf("populate frames: %w", err)
+		}
+	}
+	d.upkeep.wake = make(chan struct{}, 1)
+	d.sweeper.wake = make(chan struct{}, 1)
+	return d, nil
+}
+
+// start fills the reserve and starts the goroutines.
+func (d *disk) start() error {
+	if err := d.fillReserve(); err != nil {
+		return err
+	}
+	d.wg.Go(d.runUpkeep)
+	d.wg.Go(d.runSweeper)
+	if d.frames != nil {
+		for i := range d.hands {
+			d.wg.Go(func() { d.runCompressor(i) })
+		}
+	}
+	return nil
+}
+
+// close ends the goroutines. No request is under way: the gate is shut, and
+// who waits before it is told that the disk is gone.
+func (d *disk) close() {
+	close(d.stop)
+	d.wg.Wait()
+	if err := d.pool.Close(); err != nil {
+		panic(err) // an unmap of what we mapped
+	}
+	for r := d.waiting.gate.takeOne(); r != nil; r = d.waiting.gate.takeOne() {
+		r.Done(r, 0, ErrNotReady)
+	}
+}
+
+// populate commits the tables, so that no write faults a page of them: what a
+// disk needs before it becomes swap.
+func (d *disk) populate() error {
+	for _, s := range []span{d.layout.presence, d.layout.words, d.layout.atimes, d.layout.elements} {
+		if err := d.region.Populate(s.off, s.n); err != nil {
+			return fmt.Errorf("populate tables: %w", err)
+		}
+	}
+	return nil
+}

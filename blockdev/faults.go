@@ -1,0 +1,32 @@
+package blockdev
+
+import "github.com/zramfs/zramfs/pool"
+
+// faults lets a test make an operation fail that otherwise hardly ever does.
+type faults struct {
+	wrap     func(pool.Memory) pool.Memory // around the pool's memory
+	compress func() error                  // before each compression
+	put      func() error                  // before each allocation
+}
+
+// memory wraps the pool's memory.
+func (f *faults) memory(m pool.Memory) pool.Memory {
+	if f == nil || f.wrap == nil {
+		return m
+	}
+	return f.wrap(m)
+}
+
+func (f *faults) beforeCompress() error {
+	if f == nil || f.compress == nil {
+		return nil
+	}
+	return f.compress()
+}
+
+func (f *faults) beforePut() error {
+	if f == nil || f.put == nil {
+		return nil
+	}
+	return f.put()
+}

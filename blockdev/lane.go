@@ -1,0 +1,125 @@
+package blockdev
+
+import (
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/zramfs/zramfs/internal/shm"
+)
+
+// lane holds one stream's share of the counters, alone on its cache lines and
+// in shared memory, so that events outlive a worker. Gauges are signed shares:
+// a page stored by one stream and freed by another leaves +1 and -1; only the
+// sum over all lanes means something. A new generation recounts the gauges
+// from the slot table and keeps the events, of which a replayed request may
+// count twice.
+type lane struct {
+	// Gauges: equal the slot table's sums at any quiet moment.
+	pages  atomic.Int64 // slots that are not empty
+	bytes  atomic.Int64 // stored bytes; a huge page counts 4096, a same one 0
+	same   atomic.Int64
+	huge   atomic.Int64
+	staged atomic.Int64
+
+	// Events since the disk was initialised.
+	reads, writes             atomic.Int64 // pages
+	discards                  atomic.Int64 // whole pages discarded or zeroed: notify_free
+	failedReads, failedWrites atomic.Int64 // requests
+	hugeSince                 atomic.Int64
+	corrupt                   atomic.Int64 // pages whose word, object or CRC was wrong
+	missFree                  atomic.Int64 // always 0: no free is ever missed
+	parked                    atomic.Int64 // requests that had to wait
+
+	_ [256 - 14*8]byte
+}
+
+// lanesOf casts the header's lane area.
+func lanesOf(r *shm.Region, n int) []lane {
+	return unsafe.Slice((*lane)(unsafe.Add(r.Base(), lanesAt)), n)
+}
+
+// move counts a slot's change from one word to another.
+func (l *lane) move(from, to word) {
+	if from == 0 {
+		l.pages.Add(1)
+	} else if to == 0 {
+		l.pages.Add(-1)
+	}
+	if delta := heldBytes(to) - heldBytes(from); delta != 0 {
+		l.bytes.Add(int64(delta))
+	}
+	if f, t := from.state(), to.state(); f != t {
+		l.gauge(f, -1)
+		l.gauge(t, +1)
+	}
+	if to.state() == huge {
+		l.hugeSince.Add(1)
+	}
+}
+
+func (l *lane) gauge(s state, n int64) {
+	switch s {
+	case same:
+		l.same.Add(n)
+	case huge:
+		l.huge.Add(n)
+	case staged:
+		l.staged.Add(n)
+	}
+}
+
+// heldBytes is what a slot adds to compr_data_size. A staged page counts as a
+// huge one until it is compressed.
+func heldBytes(w word) int {
+	switch w.state() {
+	case stored:
+		return w.size()
+	case huge, staged:
+		return PageSize
+	}
+	return 0
+}
+
+// sums is the total over all lanes.
+type sums struct {
+	pages, bytes, same, huge, staged int64
+
+	reads, writes, discards, failedReads, failedWrites int64
+	hugeSince, corrupt, missFree, parked               int64
+}
+
+func sumLanes(lanes []lane) (s sums) {
+	for i := range lanes {
+		l := &lanes[i]
+		s.pages += l.pages.Load()
+		s.bytes += l.bytes.Load()
+		s.same += l.same.Load()
+		s.huge += l.huge.Load()
+		s.staged += l.staged.Load()
+		s.reads += l.reads.Load()
+		s.writes += l.writes.Load()
+		s.discards += l.discards.Load()
+		s.failedReads += l.failedReads.Load()
+		s.failedWrites += l.failedWrites.Load()
+		s.hugeSince += l.hugeSince.Load()
+		s.corrupt += l.corrupt.Load()
+		s.missFree += l.missFree.Load()
+		s.parked += l.parked.Load()
+	}
+	return s
+}
+
+// recount sets the gauges to the slot table's sums, all in the first lane.
+func recount(lanes []lane, t *table) {
+	for i := range lanes {
+		l := &lanes[i]
+		for _, g := range []*atomic.Int64{&l.pages, &l.bytes, &l.same, &l.huge, &l.staged} {
+			g.Store(0)
+		}
+	}
+	since := lanes[0].hugeSince.Load()
+	for _, w := range t.each {
+		lanes[0].move(0, w)
+	}
+	lanes[0].hugeSince.Store(since)
+}

@@ -1,0 +1,120 @@
+package blockdev
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+
+	"github.com/zramfs/zramfs/pool"
+	"github.com/zramfs/zramfs/stable"
+)
+
+// PageSize is the size of a page, a slot's share of the disk.
+const PageSize = stable.PageSize
+
+// MaxSize is the largest disk: 2^32 slots, since an object names its slot in
+// 32 bits.
+const MaxSize = 16 << 40
+
+const (
+	formatVersion = 1
+	headerBytes   = 1 << 20 // geometry, params and room for their dictionaries
+	lanesAt       = 64 << 10
+	paramsAt      = 4 << 10
+	maxLanes      = 256
+	maxFrames     = 1 << 20
+	maxArena      = maxPlace * 16 // what a place can name: 256 GiB
+
+	slotsPerTablePage = PageSize / 8
+)
+
+var magic = [8]byte{'z', 'r', 'a', 'm', 'f', 's', 0, '\n'}
+
+// layout is where everything of one disk lies in its region. All offsets and
+// lengths are bytes and multiples of PageSize. Immutable; derived from the
+// four numbers in the header, so every generation finds the same.
+type layout struct {
+	slots      uint64
+	arenaBytes int64
+	frames     int
+	chain      int // pages in the longest zspage
+
+	presence, words, atimes, elements, side, staging, arena span
+	total                                                   int64
+}
+
+// span is a range of the region.
+type span struct{ off, n int64 }
+
+// newLayout lays out a disk of size bytes with an arena as large as the disk
+// could ever need, as far as places reach.
+func newLayout(size int64, frames, chain int) (layout, error) {
+	if size <= 0 || size%PageSize != 0 || size > MaxSize {
+		return layout{}, fmt.Errorf("disk of %d bytes: need a multiple of %d up to %d: %w", size, PageSize, int64(MaxSize), ErrInvalid)
+	}
+	if frames < 0 || frames > maxFrames {
+		return layout{}, fmt.Errorf("%d frames: need 0 to %d: %w", frames, maxFrames, ErrInvalid)
+	}
+	// Every page may turn out incompressible; beyond that there are open
+	// runs, and chunks that compaction has not emptied yet.
+	arena := min(size+size/8+64<<20, maxArena) &^ (2<<20 - 1)
+	return layoutOf(uint64(size/PageSize), arena, frames, chain), nil
+}
+
+func layoutOf(slots uint64, arenaBytes int64, frames, chain int) layout {
+	l := layout{slots: slots, arenaBytes: arenaBytes, frames: frames, chain: chain}
+	next := int64(headerBytes)
+	place := func(s *span, n int64) {
+		n = roundUp(n, PageSize)
+		*s = span{next, n}
+		next += n
+	}
+	tablePages := int64((slots + slotsPerTablePage - 1) / slotsPerTablePage)
+	place(&l.presence, (tablePages+7)/8)
+	place(&l.words, tablePages*PageSize)
+	place(&l.atimes, int64(slots)*4)
+	place(&l.elements, int64(slots)*8)
+	place(&l.side, pool.SideBytes(arenaBytes))
+	place(&l.staging, int64(frames)*PageSize)
+	next = roundUp(next, 2<<20)
+	place(&l.arena, arenaBytes)
+	l.total = next
+	return l
+}
+
+func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
+
+// write records the layout at the start of the region; the magic last, so
+// that a region without it was never finished.
+func (l layout) write(header []byte) {
+	le := binary.LittleEndian
+	le.PutUint64(header[8:], formatVersion)
+	le.PutUint64(header[16:], l.slots)
+	le.PutUint64(header[24:], uint64(l.arenaBytes))
+	le.PutUint64(header[32:], uint64(l.frames))
+	le.PutUint64(header[40:], uint64(l.chain))
+	le.PutUint64(header[48:], uint64(os.Getpagesize()))
+	copy(header, magic[:])
+}
+
+// readLayout reads what write wrote.
+func readLayout(header []byte, regionSize int64) (layout, error) {
+	le := binary.LittleEndian
+	if [8]byte(header) != magic {
+		return layout{}, fmt.Errorf("region has no zramfs header: %w", ErrCorrupt)
+	}
+	if v := le.Uint64(header[8:]); v != formatVersion {
+		return layout{}, fmt.Errorf("region has format version %d, this binary reads %d: %w", v, formatVersion, ErrUnsupported)
+	}
+	slots, arena := le.Uint64(header[16:]), le.Uint64(header[24:])
+	frames, chain := le.Uint64(header[32:]), le.Uint64(header[40:])
+	if slots == 0 || slots > MaxSize/PageSize || arena == 0 || arena > maxArena || arena%(2<<20) != 0 ||
+		frames > maxFrames || chain == 0 || chain > 16 || le.Uint64(header[48:]) != PageSize {
+		return layout{}, fmt.Errorf("region header is damaged: %w", ErrCorrupt)
+	}
+	l := layoutOf(slots, int64(arena), int(frames), int(chain))
+	if l.total != regionSize {
+		return layout{}, fmt.Errorf("region is %d bytes, its header describes %d: %w", regionSize, l.total, ErrCorrupt)
+	}
+	return l, nil
+}

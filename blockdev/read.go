@@ -1,0 +1,103 @@
+package blockdev
+
+import "fmt"
+
+// readPage reads len(dst) bytes from byte off of a slot's page. The slot's
+// lock is held from the first byte to the last: it, and nothing else, keeps
+// the object alive.
+func (d *disk) readPage(stream int, slot uint64, off int, dst []byte) error {
+	lane := &d.lanes[stream]
+	lane.reads.Add(1)
+	if d.table.load(slot) == 0 {
+		clear(dst)
+		return nil
+	}
+	d.table.lock(slot)
+	err := d.readLocked(stream, slot, d.table.load(slot), off, dst)
+	if err == nil {
+		d.accessed(slot)
+	} else {
+		lane.corrupt.Add(1)
+	}
+	d.table.unlock(slot)
+	return err
+}
+
+// accessed clears what marks a slot as untouched. Caller holds its lock.
+func (d *disk) accessed(slot uint64) {
+	w := d.table.load(slot)
+	if w == 0 {
+		return
+	}
+	if w.has(flagIdle | flagPP) {
+		d.table.store(slot, w&^(flagIdle|flagPP))
+	}
+	d.table.touch(slot, d.clock.Load())
+}
+
+// readLocked reads from the page that w names. Caller holds the slot's lock.
+func (d *disk) readLocked(stream int, slot uint64, w word, off int, dst []byte) error {
+	if !w.sound(slot) {
+		return fmt.Errorf("slot %d: word %#x fails its check: %w", slot, uint64(w), ErrCorrupt)
+	}
+	switch w.state() {
+	case empty:
+		clear(dst)
+	case same:
+		fill(dst, d.table.element(slot, w), off)
+	case staged:
+		fr, err := d.frameOf(slot, w)
+		if err != nil {
+			return err
+		}
+		copy(dst, d.frames.Bytes(fr)[off:])
+	case huge:
+		raw, err := d.object(slot, w)
+		if err != nil {
+			return err
+		}
+		copy(dst, raw[off:])
+	case stored:
+		src, err := d.object(slot, w)
+		if err != nil {
+			return err
+		}
+		return d.decompress(stream, slot, w, off, dst, src)
+	case lost:
+		return fmt.Errorf("slot %d: its object was damaged: %w", slot, ErrCorrupt)
+	}
+	return nil
+}
+
+// object gives the stored bytes that a word names, their header and CRC
+// verified.
+func (d *disk) object(slot uint64, w word) ([]byte, error) {
+	b, err := d.pool.Get(poolPlace(w), uint32(slot), w.seed(slot), w.size())
+	if err != nil {
+		return nil, fmt.Errorf("slot %d: %w: %w", slot, ErrCorrupt, err)
+	}
+	return b, nil
+}
+
+// decompress writes a whole page straight to where it goes, and a part of one
+// by way of the stream's scratch page.
+func (d *disk) decompress(stream int, slot uint64, w word, off int, dst, src []byte) error {
+	page := dst
+	if len(dst) != PageSize {
+		h := &d.hands[stream]
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		page = h.part
+	}
+	st := d.codecs.Stream(stream)
+	st.Lock()
+	err := st.Decompress(w.params(), page, src)
+	st.Unlock()
+	if err != nil {
+		return fmt.Errorf("slot %d: %w: %w", slot, ErrCorrupt, err)
+	}
+	if len(dst) != PageSize {
+		copy(dst, page[off:])
+	}
+	return nil
+}

@@ -1,0 +1,146 @@
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/zramfs/zramfs/internal/shm"
+	"github.com/zramfs/zramfs/pool"
+	"github.com/zramfs/zramfs/stable"
+)
+
+// adoptDisk makes a disk over a region that an earlier generation left: the
+// layout comes from its header, everything derived from its slot table. It
+// starts no goroutines.
+func adoptDisk(r *shm.Region, o options) (*disk, error) {
+	l, err := readLayout(r.Bytes(0, PageSize), r.Size())
+	if err != nil {
+		return nil, err
+	}
+	d, err := openDisk(r, l, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.rebuild(); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// rebuild makes the derived state from the slot words: the pool's descriptors,
+// the frames in use, the gauges. No request runs meanwhile. A word that fails
+// its check keeps its slot unreadable and claims nothing.
+func (d *disk) rebuild() error {
+	for slot, w := range d.table.each {
+		if !w.sound(slot) {
+			continue
+		}
+		if w.has(flagPP) {
+			w &^= flagPP
+			d.table.store(slot, w)
+		}
+		if w.state() != staged {
+			continue
+		}
+		fr, err := d.frameOf(slot, w)
+		if err != nil || !d.frames.Claim(fr, slot) {
+			d.table.store(slot, makeWord(lost, 0, 1, 0))
+			d.lanes[0].corrupt.Add(1)
+			continue
+		}
+		d.account.used.Add(1)
+		d.frames.Stage(fr, int(slot)%len(d.lanes))
+	}
+	var damage *pool.Damage
+	if err := d.pool.Rebuild(d.objects); errors.As(err, &damage) {
+		for _, o := range damage.Objects {
+			d.table.store(uint64(o.Owner), makeWord(lost, 0, 1, 0))
+		}
+		d.lanes[0].corrupt.Add(int64(len(damage.Objects)))
+	} else if err != nil {
+		return fmt.Errorf("rebuild the pool: %w", err)
+	}
+	d.account.used.Add(d.pool.Stats().Pages)
+	d.account.raise(d.account.used.Load())
+	recount(d.lanes, d.table)
+	return nil
+}
+
+// objects yields every object that a sound word names.
+func (d *disk) objects(yield func(pool.Object) bool) {
+	for slot, w := range d.table.each {
+		if !w.sound(slot) {
+			continue
+		}
+		if s := w.state(); s != stored && s != huge {
+			continue
+		}
+		if !yield(pool.Object{Owner: uint32(slot), Place: poolPlace(w), Size: w.size()}) {
+			return
+		}
+	}
+}
+
+// check walks everything, on a quiet disk: every word is sound and readable,
+// every object has one owner that names it back, every frame in use has one
+// slot, and the gauges equal the table's sums.
+func (d *disk) check() error {
+	var want sums
+	frames := make(map[stable.Frame]uint64)
+	page := make([]byte, PageSize)
+	for slot, w := range d.table.each {
+		if err := d.readLocked(0, slot, w, 0, page); err != nil {
+			return err
+		}
+		want.pages++
+		want.bytes += int64(heldBytes(w))
+		switch w.state() {
+		case same:
+			want.same++
+		case huge:
+			want.huge++
+		case staged:
+			want.staged++
+			fr := stable.Frame(w.place())
+			if other, twice := frames[fr]; twice {
+				return fmt.Errorf("frame %d is named by slots %d and %d: %w", fr, other, slot, ErrCorrupt)
+			}
+			frames[fr] = slot
+			if s := d.frames.State(fr); s != stable.Staged && s != stable.Compressing || d.frames.Owner(fr) != slot {
+				return fmt.Errorf("frame %d of slot %d: state %d, owner %d: %w", fr, slot, s, d.frames.Owner(fr), ErrCorrupt)
+			}
+		}
+	}
+	if err := d.pool.Check(d.objects); err != nil {
+		return fmt.Errorf("pool: %w", err)
+	}
+	have := sumLanes(d.lanes)
+	have = sums{pages: have.pages, bytes: have.bytes, same: have.same, huge: have.huge, staged: have.staged}
+	if have != want {
+		return fmt.Errorf("gauges %+v, the slot table's sums %+v: %w", have, want, ErrCorrupt)
+	}
+	inUse := int64(0)
+	if d.frames != nil {
+		inUse = int64(d.frames.InUse())
+	}
+	if used := d.account.used.Load(); used != inUse+d.pool.Stats().Pages {
+		return fmt.Errorf("account holds %d pages, pool %d and frames %d: %w", used, d.pool.Stats().Pages, inUse, ErrCorrupt)
+	}
+	return nil
+}
+
+// Move lets compaction publish an object's new place, if the slot is free now
+// and its word still names the old one. It implements pool.Mover.
+func (d *disk) Move(owner uint32, from, to pool.Place) bool {
+	slot := uint64(owner)
+	if slot >= d.table.slots || !d.table.tryLock(slot) {
+		return false
+	}
+	defer d.table.unlock(slot)
+	w := d.table.load(slot)
+	if s := w.state(); (s != stored && s != huge) || !w.sound(slot) || poolPlace(w) != from {
+		return false
+	}
+	d.table.store(slot, w&^(maxPlace<<placeShift)|word(to)<<placeShift)
+	return true
+}

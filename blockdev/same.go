@@ -1,0 +1,71 @@
+package blockdev
+
+import (
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/zramfs/zramfs/internal/invariants"
+)
+
+// wordsPerPage is how many machine words fill a page.
+const wordsPerPage = PageSize / 8
+
+// sameFilled says whether all machine words of a page are equal, and gives the
+// element. page is PageSize bytes; it need not be aligned.
+func sameFilled(page []byte) (uint64, bool) {
+	w := (*[wordsPerPage]uint64)(unsafe.Pointer(unsafe.SliceData(page[:PageSize:PageSize])))
+	e := w[0]
+	// Most pages differ at one of the ends; only the others are worth a scan.
+	if w[wordsPerPage-1] != e || w[1] != e {
+		return 0, false
+	}
+	for i := 0; i < wordsPerPage; i += 8 {
+		b := w[i : i+8 : i+8]
+		if (b[0]^e)|(b[1]^e)|(b[2]^e)|(b[3]^e)|(b[4]^e)|(b[5]^e)|(b[6]^e)|(b[7]^e) != 0 {
+			return 0, false
+		}
+	}
+	return e, true
+}
+
+// fill makes dst what a same-filled page reads as. The element's bytes are in
+// the machine's order, and dst starts at byte off of the page.
+func fill(dst []byte, element uint64, off int) {
+	if element == 0 {
+		clear(dst)
+		return
+	}
+	e := (*[8]byte)(unsafe.Pointer(&element))
+	n := 0
+	for ; n < len(dst) && n < 8; n++ {
+		dst[n] = e[(off+n)%8]
+	}
+	for n < len(dst) {
+		n += copy(dst[n:], dst[:n])
+	}
+}
+
+// sameWord packs an element into a word; inTable says that it does not fit and
+// lies in the element table.
+func sameWord(element uint64) (w word, inTable bool) {
+	if lo := element & 0xffffffff; lo == element>>32 {
+		return makeWord(same, 0, 1, lo), false
+	}
+	return makeWord(same, 0, 2, 0), true
+}
+
+// putElement stores an element that does not fit into the word. Caller holds
+// the slot's lock and stores the word next.
+func (t *table) putElement(slot, element uint64) {
+	t.ensure(slot)
+	invariants.CrashPoint("table.element")
+	atomic.StoreUint64(&t.elements[slot], element)
+}
+
+// element gives what fills a same page. Caller holds the slot's lock.
+func (t *table) element(slot uint64, w word) uint64 {
+	if w.size() == 1 {
+		return w.place()&0xffffffff | w.place()<<32
+	}
+	return atomic.LoadUint64(&t.elements[slot])
+}

@@ -1,0 +1,147 @@
+package blockdev
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/zramfs/zramfs/compress"
+	"github.com/zramfs/zramfs/stable"
+)
+
+// maxDevices bounds what hot_add can make.
+const maxDevices = 256
+
+// Config is what a set of devices is made with. Immutable once used.
+type Config struct {
+	Source  RegionSource
+	Streams int // one per CPU
+
+	// Defaults of a new or reset device.
+	Algorithm   compress.Params
+	Policy      stable.Policy
+	WriteBehind int   // frames; 0: off
+	MemLimit    int64 // bytes; 0: none
+
+	// Bytes of populated free memory that upkeep keeps ready.
+	ReserveLow, ReserveHigh int64
+
+	// Extra rows of the attribute table: facts of the process.
+	Extra []Attribute
+
+	faults *faults // nil but in this package's tests
+}
+
+// Settings gives the defaults.
+func (c *Config) Settings() settings {
+	return settings{params: c.Algorithm, policy: c.Policy, writeBehind: c.WriteBehind, limit: c.MemLimit}
+}
+
+// Set is the zram-control class: the devices of one mount, by number.
+//
+// Invariant: a device in the set was never removed; a removed one keeps its
+// number free for the next hot_add.
+type Set struct {
+	cfg Config // immutable
+
+	mu      sync.Mutex
+	devices map[int]*Device // guarded by mu
+}
+
+// NewSet makes a set without devices.
+func NewSet(cfg Config) (*Set, error) {
+	if cfg.Source == nil || cfg.Streams < 1 || cfg.Streams > maxLanes {
+		return nil, fmt.Errorf("devices need a source of memory and 1 to %d streams, not %d: %w", maxLanes, cfg.Streams, ErrInvalid)
+	}
+	if cfg.Algorithm.Codec == "" {
+		p, err := compress.ParseAlgorithm(compress.Codecs()[0])
+		if err != nil {
+			return nil, err
+		}
+		cfg.Algorithm = p
+	}
+	if cfg.ReserveHigh == 0 {
+		cfg.ReserveLow, cfg.ReserveHigh = DefaultReserveLow, DefaultReserveHigh
+	}
+	return &Set{cfg: cfg, devices: make(map[int]*Device)}, nil
+}
+
+// Defaults of the populated reserve, in bytes.
+const (
+	DefaultReserveLow  = 8 << 20
+	DefaultReserveHigh = 16 << 20
+)
+
+// HotAdd makes a device without a size and gives the lowest free number.
+func (s *Set) HotAdd() (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range maxDevices {
+		if s.devices[id] == nil {
+			s.devices[id] = &Device{id: id, set: s, next: s.cfg.Settings()}
+			return id, nil
+		}
+	}
+	return 0, fmt.Errorf("hot_add: %d devices exist already: %w", maxDevices, ErrNoSpace)
+}
+
+// HotRemove resets and removes a device. ErrBusy while it is open, ErrNoDevice
+// if there is none of that number, ErrInvalid for a negative one.
+func (s *Set) HotRemove(id int) error {
+	if id < 0 {
+		return fmt.Errorf("hot_remove %d: %w", id, ErrInvalid)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.devices[id]
+	if d == nil {
+		return fmt.Errorf("hot_remove %d: %w", id, ErrNoDevice)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.resetLocked(); err != nil {
+		return fmt.Errorf("hot_remove %d: %w", id, err)
+	}
+	d.gone = true
+	delete(s.devices, id)
+	return nil
+}
+
+// Device finds a device by number, nil if there is none.
+func (s *Set) Device(id int) *Device {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.devices[id]
+}
+
+// Devices lists the devices by number.
+func (s *Set) Devices() []*Device {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]*Device, 0, len(s.devices))
+	for _, d := range s.devices {
+		all = append(all, d)
+	}
+	slices.SortFunc(all, func(a, b *Device) int { return a.id - b.id })
+	return all
+}
+
+// Attributes is the attribute table of this set: the built-in rows, then the
+// configured ones.
+func (s *Set) Attributes() []Attribute {
+	return append(Attributes(), s.cfg.Extra...)
+}
+
+// Close ends every device, whoever has it open. No request is under way.
+func (s *Set) Close() error {
+	for _, d := range s.Devices() {
+		d.mu.Lock()
+		d.openers = 0
+		err := d.resetLocked()
+		d.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

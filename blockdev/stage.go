@@ -1,0 +1,111 @@
+package blockdev
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/zramfs/zramfs/stable"
+)
+
+// stallRetry is how long a compressor that found no room leaves the frames
+// where they are. They stay readable; nothing acknowledged is lost.
+const stallRetry = 20 * time.Millisecond
+
+// takeFrame gives a fresh frame for a slot, if write-behind is on, one is free
+// and the memory limit has room for it.
+func (d *disk) takeFrame(slot uint64) (stable.Frame, bool) {
+	if d.frames == nil || !d.account.Take(1) {
+		return 0, false
+	}
+	fr, ok := d.frames.Take(slot)
+	if !ok {
+		d.account.Give(1)
+	}
+	return fr, ok
+}
+
+// frameOf gives the frame that a staged word names.
+func (d *disk) frameOf(slot uint64, w word) (stable.Frame, error) {
+	if d.frames == nil || w.place() >= uint64(d.frames.Len()) {
+		return 0, fmt.Errorf("slot %d: word names frame %d, which does not exist: %w", slot, w.place(), ErrCorrupt)
+	}
+	return stable.Frame(w.place()), nil
+}
+
+// runCompressor compresses what is staged for one stream, until stop.
+func (d *disk) runCompressor(stream int) {
+	stall := time.NewTimer(stallRetry)
+	defer stall.Stop()
+	for {
+		select {
+		case <-d.stop:
+			return
+		case <-d.frames.Wake(stream):
+		case <-stall.C:
+		}
+		for {
+			more, err := d.compressNext(stream)
+			if err != nil {
+				stall.Reset(stallRetry)
+			}
+			if !more || err != nil {
+				break
+			}
+		}
+	}
+}
+
+// compressNext compresses the oldest frame of a stream's queue: more says that
+// there was one. With an error the frame is staged as before.
+func (d *disk) compressNext(stream int) (more bool, err error) {
+	d.quiet.RLock()
+	defer d.quiet.RUnlock()
+	fr, ok := d.frames.Next(stream)
+	if !ok {
+		return false, nil
+	}
+	slot := d.frames.Owner(fr)
+	d.table.lock(slot)
+	v, ok := d.frames.Begin(fr)
+	d.table.unlock(slot)
+	if !ok {
+		d.account.Give(1)
+		return true, nil
+	}
+	w, err := d.compress(stream, slot, v)
+	v.Release()
+
+	// The slot may have moved on meanwhile: the frame knows.
+	d.table.lock(slot)
+	free := true
+	if err != nil {
+		free = !d.frames.Again(fr, stream)
+	} else if d.frames.Current(fr) {
+		old := d.table.load(slot)
+		d.table.store(slot, w|old&(flagIdle|flagPP))
+		d.lanes[stream].move(old, w)
+		d.frames.End(fr)
+	} else {
+		d.frames.End(fr)
+		defer d.release(w)
+	}
+	d.table.unlock(slot)
+	if free {
+		d.account.Give(1)
+	}
+	d.wakeWaiters(slot)
+	if err == errRoom {
+		d.upkeep.poke()
+	}
+	return true, err
+}
+
+// wakeWaiters carries on the writes that waited for a slot's compression.
+func (d *disk) wakeWaiters(slot uint64) {
+	for r := d.waiting.frame.takeSlot(slot); r != nil; {
+		next := r.next
+		r.next = nil
+		d.resume(r)
+		r = next
+	}
+}

@@ -1,0 +1,132 @@
+package blockdev
+
+import (
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/zramfs/zramfs/internal/invariants"
+	"github.com/zramfs/zramfs/internal/shm"
+)
+
+// stripes is how many locks share the slots. Neighbours lie on different
+// stripes, so two halves of a long request rarely meet.
+const stripes = 1024
+
+// table is the slot table in shared memory and the locks of its slots.
+//
+// Invariants: a slot's word, element and access time change only under the
+// slot's lock. A page of the table exists if its presence bit is set, and the
+// bit is set before anything is stored in the page: reading the hole of a
+// shared mapping would allocate it.
+type table struct {
+	slots    uint64   // immutable
+	presence []uint64 // shared; one bit per page of words, set atomically, never cleared
+	words    []uint64 // shared
+	atimes   []uint32 // shared; seconds of the device's clock
+	elements []uint64 // shared; elements that are not one 32-bit pattern
+
+	locks [stripes]stripe
+}
+
+type stripe struct {
+	sync.Mutex
+	_ [56]byte // a cache line each
+}
+
+func newTable(r *shm.Region, l layout) *table {
+	n := int(l.words.n / 8)
+	return &table{
+		slots:    l.slots,
+		presence: view[uint64](r, l.presence.off, int(l.presence.n/8)),
+		words:    view[uint64](r, l.words.off, n),
+		atimes:   view[uint32](r, l.atimes.off, int(l.slots)),
+		elements: view[uint64](r, l.elements.off, int(l.slots)),
+	}
+}
+
+// view casts a range of the region to words that are accessed atomically.
+func view[T uint32 | uint64](r *shm.Region, off int64, n int) []T {
+	return unsafe.Slice((*T)(unsafe.Add(r.Base(), off)), n)
+}
+
+func (t *table) lock(slot uint64)         { t.locks[slot%stripes].Lock() }
+func (t *table) tryLock(slot uint64) bool { return t.locks[slot%stripes].TryLock() }
+func (t *table) unlock(slot uint64)       { t.locks[slot%stripes].Unlock() }
+
+// present says whether the slot's table page exists.
+func (t *table) present(slot uint64) bool {
+	page := slot / slotsPerTablePage
+	return atomic.LoadUint64(&t.presence[page/64])&(1<<(page%64)) != 0
+}
+
+// load reads a slot's word; 0 where there is none, without touching the page.
+func (t *table) load(slot uint64) word {
+	if !t.present(slot) {
+		return 0
+	}
+	return word(atomic.LoadUint64(&t.words[slot]))
+}
+
+// store publishes a slot's word: this is the commit. Caller holds the slot's
+// lock.
+func (t *table) store(slot uint64, w word) {
+	t.ensure(slot)
+	invariants.CrashPoint("table.store")
+	atomic.StoreUint64(&t.words[slot], uint64(w.seal(slot)))
+	invariants.CrashPoint("table.stored")
+}
+
+// ensure sets the presence bit of a slot's table page.
+func (t *table) ensure(slot uint64) {
+	page := slot / slotsPerTablePage
+	p, bit := &t.presence[page/64], uint64(1)<<(page%64)
+	if atomic.LoadUint64(p)&bit == 0 {
+		invariants.CrashPoint("table.presence")
+		atomic.OrUint64(p, bit)
+	}
+}
+
+// touch notes the time of an access. Caller holds the slot's lock.
+func (t *table) touch(slot uint64, now uint32) {
+	if a := &t.atimes[slot]; atomic.LoadUint32(a) != now {
+		atomic.StoreUint32(a, now)
+	}
+}
+
+// nextPresent finds the first slot at or after from whose table page exists;
+// t.slots if there is none. The cost is one bit per absent table page.
+func (t *table) nextPresent(from uint64) uint64 {
+	if from >= t.slots {
+		return t.slots
+	}
+	page := from / slotsPerTablePage
+	if t.present(from) {
+		return from
+	}
+	page++
+	for i := page / 64; i < uint64(len(t.presence)); i++ {
+		w := atomic.LoadUint64(&t.presence[i])
+		if i == page/64 {
+			w &= ^uint64(0) << (page % 64)
+		}
+		if w != 0 {
+			return min((i*64+uint64(bits.TrailingZeros64(w)))*slotsPerTablePage, t.slots)
+		}
+	}
+	return t.slots
+}
+
+// each yields every slot that is not empty, ascending. Words may change
+// meanwhile; a caller that minds holds the device quiet.
+func (t *table) each(yield func(slot uint64, w word) bool) {
+	for slot := t.nextPresent(0); slot < t.slots; slot = t.nextPresent(slot) {
+		end := min((slot/slotsPerTablePage+1)*slotsPerTablePage, t.slots)
+		for ; slot < end; slot++ {
+			if w := word(atomic.LoadUint64(&t.words[slot])); w != 0 && !yield(slot, w) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,196 @@
+package blockdev
+
+import (
+	"fmt"
+
+	"github.com/zramfs/zramfs/compress"
+	"github.com/zramfs/zramfs/pool"
+	"github.com/zramfs/zramfs/stable"
+)
+
+// built is new content that no slot names yet.
+type built struct {
+	w       word
+	element uint64 // of a same page that needs the element table
+	inTable bool
+}
+
+func poolPlace(w word) pool.Place { return pool.Place(w.place()) }
+
+// writePage stores a whole page. Its bytes are private to the request.
+func (d *disk) writePage(r *Request, slot uint64, page []byte) error {
+	d.lanes[r.Stream].writes.Add(1)
+	b, err := d.build(r.Stream, slot, page)
+	if err != nil {
+		return err
+	}
+	d.table.lock(slot)
+	old, err := d.publish(r, slot, b)
+	d.table.unlock(slot)
+	if err != nil {
+		d.drop(b)
+		return err
+	}
+	d.release(old)
+	return nil
+}
+
+// writePart patches a part of a page. The slot's lock is held from the read to
+// the commit, so that two writers of two halves lose nothing.
+func (d *disk) writePart(r *Request, slot uint64, off int, data []byte) error {
+	d.lanes[r.Stream].writes.Add(1)
+	d.table.lock(slot)
+	old, err := d.patch(r, slot, off, data)
+	d.table.unlock(slot)
+	if err != nil {
+		return err
+	}
+	d.release(old)
+	return nil
+}
+
+// patch is writePart under the slot's lock; it gives the word to release.
+func (d *disk) patch(r *Request, slot uint64, off int, data []byte) (word, error) {
+	h := &d.hands[r.Stream]
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w := d.table.load(slot)
+	if err := d.mayReplace(r, slot, w); err != nil {
+		return 0, err
+	}
+	if err := d.readLocked(r.Stream, slot, w, 0, h.page); err != nil {
+		d.lanes[r.Stream].corrupt.Add(1)
+		return 0, err
+	}
+	copy(h.page[off:], data)
+	b, err := d.build(r.Stream, slot, h.page)
+	if err != nil {
+		return 0, err
+	}
+	return d.commit(r.Stream, slot, w, b), nil
+}
+
+// build makes the new content of a slot and publishes nothing: a word for a
+// same-filled page, a staged frame if there is one free, else an object.
+func (d *disk) build(stream int, slot uint64, page []byte) (built, error) {
+	if e, ok := sameFilled(page); ok {
+		w, inTable := sameWord(e)
+		return built{w, e, inTable}, nil
+	}
+	if fr, ok := d.takeFrame(slot); ok {
+		copy(d.frames.Bytes(fr), page)
+		return built{w: makeWord(staged, 0, PageSize, uint64(fr))}, nil
+	}
+	v := stable.Borrow(page, d.stable)
+	w, err := d.compress(stream, slot, v)
+	v.Release()
+	return built{w: w}, err
+}
+
+// compress stores a page in the pool, compressed if that pays, and gives the
+// word that will name it. The slice that was compressed is the slice that is
+// stored: a length is never used twice.
+func (d *disk) compress(stream int, slot uint64, v stable.View) (word, error) {
+	if err := d.faults.beforeCompress(); err != nil {
+		return 0, fmt.Errorf("compress slot %d: %w", slot, err)
+	}
+	id := uint8(d.params.Load())
+	st := d.codecs.Stream(stream)
+	st.Lock()
+	defer st.Unlock()
+	out, err := st.Compress(id, v)
+	var w word
+	switch {
+	case err == compress.ErrIncompressible, err == nil && len(out) >= d.hugeLen:
+		out, w = v.Bytes(), makeWord(huge, 0, PageSize, 0)
+	case err != nil:
+		return 0, fmt.Errorf("compress slot %d: %w", slot, err)
+	default:
+		w = makeWord(stored, id, len(out), 0)
+	}
+	if err := d.faults.beforePut(); err != nil {
+		return 0, fmt.Errorf("store slot %d: %w", slot, err)
+	}
+	place, err := d.pool.Put(stream, uint32(slot), w.seed(slot), out)
+	switch err {
+	case nil:
+		return w | word(place)<<placeShift, nil
+	case pool.ErrNoRoom:
+		return 0, errRoom
+	case pool.ErrLimit, pool.ErrFull:
+		return 0, ErrNoSpace
+	}
+	return 0, fmt.Errorf("store slot %d: %w", slot, err)
+}
+
+// publish commits a whole page. Caller holds the slot's lock.
+func (d *disk) publish(r *Request, slot uint64, b built) (old word, err error) {
+	old = d.table.load(slot)
+	if err := d.mayReplace(r, slot, old); err != nil {
+		return 0, err
+	}
+	return d.commit(r.Stream, slot, old, b), nil
+}
+
+// mayReplace asks the stable policy whether the slot's page may change now.
+// With errPark the request is on the waiting list, and whoever ends the
+// compression resumes it: the slot's lock, which the caller holds, orders the
+// two. The caller does not touch the request again.
+func (d *disk) mayReplace(r *Request, slot uint64, old word) error {
+	if old.state() != staged || !old.sound(slot) {
+		return nil
+	}
+	fr, err := d.frameOf(slot, old)
+	if err != nil {
+		return nil // an unsound word is overwritten like an empty one
+	}
+	switch d.frames.Ask(fr, stable.Policy(d.policy.Load())) {
+	case stable.MustRefuse:
+		return ErrRefused
+	case stable.MustWait:
+		d.lanes[r.Stream].parked.Add(1)
+		d.waiting.frame.push(r)
+		return errPark
+	}
+	return nil
+}
+
+// commit stores the new word and settles what goes with it. Caller holds the
+// slot's lock, and releases the word it gets after unlocking.
+func (d *disk) commit(stream int, slot uint64, old word, b built) word {
+	if b.inTable {
+		d.table.putElement(slot, b.element)
+	}
+	d.table.store(slot, b.w)
+	d.table.touch(slot, d.clock.Load())
+	if !old.sound(slot) {
+		old = 0 // what a damaged word named is for Rebuild to find
+	}
+	d.lanes[stream].move(old, b.w)
+	if old.state() == staged {
+		d.frames.Leave(stable.Frame(old.place()), true)
+	}
+	if b.w.state() == staged {
+		d.frames.Stage(stable.Frame(b.w.place()), stream)
+	}
+	return old
+}
+
+// release frees the object that a replaced word named. Nobody can reach it
+// any more, so no slot's lock is needed.
+func (d *disk) release(old word) {
+	switch old.state() {
+	case stored, huge:
+		d.pool.Free(poolPlace(old), old.size())
+	}
+}
+
+// drop frees content that was built and not published.
+func (d *disk) drop(b built) {
+	if b.w.state() == staged {
+		d.frames.Give(stable.Frame(b.w.place()))
+		d.account.Give(1)
+		return
+	}
+	d.release(b.w)
+}
