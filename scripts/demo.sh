@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A program with 1 GiB of real data runs in 256 MiB of memory, with zramfs as
 # its swap, and every page of it is verified. Leaves nothing behind.
+# DEMO_SIZE and DEMO_LIMIT change the two sizes.
 set -euo pipefail
 # shellcheck source=scripts/lib/common.sh
 source "$(dirname "$0")/lib/common.sh"
@@ -15,7 +16,7 @@ mnt=/run/zramfs/$name
 # check_machine names everything that is missing, not only the first thing.
 check_machine() {
 	local missing=()
-	have go || missing+=("Go: install it from your distribution or go.dev")
+	have go || missing+=("Go: install it; if you have it and sudo does not find it: sudo env PATH=\"\$PATH\" make demo")
 	[[ $EUID -eq 0 ]] || missing+=("root: run 'sudo make demo' (swapon, loop devices and cgroups need it)")
 	[[ -c /dev/fuse ]] || missing+=("/dev/fuse: 'modprobe fuse'; in a container: '--device /dev/fuse --cap-add SYS_ADMIN'")
 	[[ -c /dev/loop-control ]] || missing+=("loop devices: 'modprobe loop'; in a container: pass /dev/loop-control and /dev/loop*")

@@ -4,6 +4,8 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root" || exit 1
+# Where mkfs and dockerd are though a user's PATH says no, and Go though sudo's says no.
+PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
 build=$root/build
 mkdir -p "$build"
 

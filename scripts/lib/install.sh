@@ -10,6 +10,7 @@ packages_for() {
 		have "${pair%%:*}" || missing+=("${pair##*:}")
 	done
 	((${#missing[@]})) || return 0
+	mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
 	if [[ $EUID -ne 0 ]] || ! have apt-get; then
 		warn "missing: ${missing[*]} (names of Debian packages)."
 		warn "Install them, or run this as root on Debian or Ubuntu, where it installs them itself."
