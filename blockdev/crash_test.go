@@ -44,6 +44,9 @@ func (d *disk) do(o operation) error {
 		_, err := d.compact()
 		return err
 	case 's':
+		if d.frames == nil {
+			return nil
+		}
 		_, err := d.compressNext(0)
 		return err
 	case 'm':

@@ -122,6 +122,15 @@ func randomPage(tb testing.TB, r *rand.Rand) []byte {
 	return p
 }
 
+// incompressible gives a page that no codec makes smaller.
+func incompressible() []byte {
+	p := make([]byte, PageSize)
+	for i := 0; i < PageSize; i += 8 {
+		binary.LittleEndian.PutUint64(p[i:], rand.Uint64())
+	}
+	return p
+}
+
 // write and read insist on the whole length.
 func write(tb testing.TB, d *Device, p []byte, off int64) {
 	tb.Helper()

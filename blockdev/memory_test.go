@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -48,12 +47,9 @@ func TestNoAllocationPerRequest(t *testing.T) {
 		kinds := map[string][]byte{
 			"real":           stamped(t, 3),
 			"same":           make([]byte, PageSize),
-			"incompressible": make([]byte, PageSize),
+			"incompressible": incompressible(),
 			"part":           stamped(t, 4)[:512],
 			"many":           append(stamped(t, 5), stamped(t, 6)...),
-		}
-		for i := 0; i < PageSize; i += 8 {
-			binary.LittleEndian.PutUint64(kinds["incompressible"][i:], rand.Uint64())
 		}
 		for kind, data := range kinds {
 			answered := make(chan error, 1)
@@ -172,7 +168,7 @@ func TestMemLimit(t *testing.T) {
 		if err := store(d, "mem_limit", "64K"); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := d.WriteAt(stamped(t, 77777), 3000*PageSize); !errors.Is(err, ErrNoSpace) {
+		if _, err := d.WriteAt(incompressible(), 3000*PageSize); !errors.Is(err, ErrNoSpace) {
 			t.Errorf("write far above the limit: %v, want ErrNoSpace", err)
 		}
 		// A same-filled page takes nothing and passes.
@@ -248,10 +244,7 @@ func TestFlippedBits(t *testing.T) {
 		t.Fatal(err)
 	}
 	k := d.disk.Load()
-	raw := make([]byte, PageSize)
-	for i := 0; i < PageSize; i += 8 {
-		binary.LittleEndian.PutUint64(raw[i:], rand.Uint64())
-	}
+	raw := incompressible()
 	real := stamped(t, 1)
 	write(t, d, real, 0)       // an object
 	write(t, d, raw, PageSize) // a huge page

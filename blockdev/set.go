@@ -126,6 +126,9 @@ func (s *Set) Devices() []*Device {
 	return all
 }
 
+// Streams is how many streams a device has; Request.Stream is below it.
+func (s *Set) Streams() int { return s.cfg.Streams }
+
 // Attributes is the attribute table of this set: the built-in rows, then the
 // configured ones.
 func (s *Set) Attributes() []Attribute {
