@@ -70,8 +70,8 @@ type Handler interface {
 	// Attach is called once for each Request that exists, before it is used;
 	// the Handler may hang on r.Context what it needs to serve it.
 	Attach(r *Request)
-	// Serve does a request. Either it answers at once: n bytes done (READ and
-	// WRITE), or an errno; or it says parked, keeps r, and calls r.Reply once,
+	// Serve does a request. Either it answers at once: n bytes done (of Read and
+	// Write), or an errno; or it says parked, keeps r, and calls r.Reply once,
 	// from any thread, even before Serve returns.
 	//
 	// With r.Last set the reader has no other buffer: parking it stops the

@@ -106,7 +106,7 @@ func (g *GoFuse) do(h *fuse.InHeader, op Op, off, length uint64, mode uint32, da
 		<-r.done
 		n, errno = r.n, r.errno
 	}
-	if errno == 0 && (n < 0 || n > len(data)) {
+	if errno == 0 && op <= Write && (n < 0 || n > len(data)) {
 		errno = syscall.EIO
 	}
 	return n, fuse.Status(errno)

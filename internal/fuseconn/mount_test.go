@@ -223,6 +223,7 @@ func TestConcurrent(t *testing.T) {
 	for _, mode := range []string{"plain", "park"} {
 		t.Run(mode, func(t *testing.T) {
 			both(t, mode, func(t *testing.T, m *mounted) {
+				const rounds = 40
 				var wg sync.WaitGroup
 				for g := range 8 {
 					wg.Go(func() {
@@ -233,7 +234,7 @@ func TestConcurrent(t *testing.T) {
 						}
 						defer f.Close()
 						base := int64(g) * (4 << 20)
-						for i := range 150 {
+						for i := range rounds {
 							size := []int{4096, 8192, 65536, 1 << 20}[i%4]
 							off := base + int64(i%3)<<20
 							w, r := aligned(size), aligned(size)
@@ -260,7 +261,7 @@ func TestConcurrent(t *testing.T) {
 					parked += rd.Parked
 					writes += rd.Writes
 				}
-				if writes != 8*150 || mode == "park" && parked == 0 {
+				if writes != 8*rounds || mode == "park" && parked == 0 {
 					t.Errorf("%d writes, %d parked", writes, parked)
 				}
 			})

@@ -93,7 +93,7 @@ func (r *Request) parse(n int) bool {
 
 // answer writes the reply.
 func (r *Request) answer(n int, errno syscall.Errno) {
-	if errno == 0 && (n < 0 || n > len(r.Data)) {
+	if errno == 0 && r.Op <= Write && (n < 0 || n > len(r.Data)) {
 		errno = syscall.EIO
 	}
 	at, length := replyAt, outHeaderSize

@@ -253,7 +253,7 @@ func (s *store) do(r *Request) (int, syscall.Errno) {
 			return 0, syscall.EOPNOTSUPP
 		}
 		clear(s.data[r.Offset : r.Offset+r.Length])
-		return 0, 0
+		return int(r.Length), 0
 	}
 	return 0, 0
 }
