@@ -35,14 +35,23 @@ func EnterCgroup(name string) error {
 		return err
 	}
 	dir := filepath.Join(root, name)
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("enter cgroup: %w", err)
+	for range cgroupTries {
+		if err = os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			break
+		}
+		err = writeValue(dir+"/cgroup.procs", strconv.Itoa(os.Getpid()))
+		if !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENOENT) {
+			break // else its last member removed it just now
+		}
 	}
-	if err := writeValue(dir+"/cgroup.procs", strconv.Itoa(os.Getpid())); err != nil {
+	if err != nil {
 		return fmt.Errorf("enter cgroup: %w", err)
 	}
 	return nil
 }
+
+// cgroupTries bounds the races lost against LeaveCgroup in other processes.
+const cgroupTries = 16
 
 // LeaveCgroup moves this process to the root and removes the cgroup if it was
 // the last in it. What is still charged there goes to the root.
