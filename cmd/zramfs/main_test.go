@@ -1,0 +1,164 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/zramfs/zramfs/internal/host"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"zramfs": main})
+}
+
+// TestScripts runs the command as a user does, with real mounts. A script that
+// leaves a mount, a loop device or a process behind fails.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("NAME", "test-"+strconv.Itoa(os.Getpid())+"-"+filepath.Base(env.WorkDir))
+			env.Defer(func() { sweep(t, env.WorkDir) })
+			return os.Mkdir(filepath.Join(env.WorkDir, "mp"), 0o755)
+		},
+		Condition: func(cond string) (bool, error) {
+			switch cond {
+			case "root":
+				return host.Capable(host.CapSysAdmin), nil
+			case "fuse":
+				_, err := os.Stat("/dev/fuse")
+				return err == nil, nil
+			case "loop":
+				_, err := os.Stat("/dev/loop-control")
+				return err == nil, nil
+			}
+			return false, errors.New("unknown condition " + cond)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"code":    code,
+			"nothing": nothing,
+			"await":   await,
+		},
+	})
+}
+
+// code N COMMAND...: the command ends with exit code N; an error is one line
+// that begins with "zramfs: ". Its output is in the files out and err.
+func code(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	path := args[1]
+	if path == "zramfs" {
+		path, err = exec.LookPath(filepath.Join(strings.Split(ts.Getenv("PATH"), ":")[0], "zramfs"))
+		ts.Check(err)
+	}
+	var out, words bytes.Buffer
+	cmd := exec.Command(path, args[2:]...)
+	cmd.Args[0] = args[1]
+	cmd.Dir, cmd.Stdout, cmd.Stderr = ts.MkAbs("."), &out, &words
+	cmd.Env = append(os.Environ(), "PATH="+ts.Getenv("PATH"))
+	err = cmd.Run()
+	ts.Check(os.WriteFile(ts.MkAbs("out"), out.Bytes(), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs("err"), words.Bytes(), 0o600))
+	if got := cmd.ProcessState.ExitCode(); got != want {
+		ts.Fatalf("exit code %d, want %d (%v)\n%s%s", got, want, err, out.Bytes(), words.Bytes())
+	}
+	ts.Logf("%s", words.Bytes())
+	if want == 0 {
+		return
+	}
+	lines := strings.Split(strings.TrimSpace(words.String()), "\n")
+	for _, l := range lines {
+		if !strings.HasPrefix(l, "zramfs: ") {
+			ts.Fatalf("not one line of ours: %q", l)
+		}
+	}
+}
+
+// nothing: no mount, loop device or process is below the script's directory.
+func nothing(ts *testscript.TestScript, _ bool, _ []string) {
+	dir := ts.Getenv("WORK")
+	for range 200 { // a zramfs that was told to go may need a moment
+		if leftovers(dir) == nil {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	ts.Fatalf("left behind: %q", leftovers(dir))
+}
+
+// await COMMAND...: until the command succeeds, for ten seconds.
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	for range 500 {
+		if err := ts.Exec(args[0], args[1:]...); (err == nil) != neg {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	ts.Fatalf("it never came: %q", args)
+}
+
+// leftovers says what of ours is below a directory.
+func leftovers(dir string) []string {
+	var left []string
+	mounts, _ := host.Mounts()
+	for _, m := range mounts {
+		if host.Below(m.Point, dir) {
+			left = append(left, "mount "+m.Point)
+		}
+	}
+	loops, _ := host.LoopsBelow(dir)
+	for _, l := range loops {
+		left = append(left, l.Path)
+	}
+	return append(left, processes(dir)...)
+}
+
+// processes lists keepers and workers that serve below a directory.
+func processes(dir string) []string {
+	var found []string
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range files {
+		text, _ := os.ReadFile(file)
+		args := strings.Split(string(text), "\x00")
+		if len(args) > 2 && args[0] == "zramfs" && host.Below(args[2], dir) {
+			found = append(found, "process "+strings.Join(args, " "))
+		}
+	}
+	return found
+}
+
+// sweep cleans up after a script, and fails the test if there was need to.
+func sweep(t *testing.T, dir string) {
+	for range 200 {
+		if leftovers(dir) == nil {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Errorf("left behind: %q", leftovers(dir))
+	loops, _ := host.LoopsBelow(dir)
+	for _, l := range loops {
+		_ = host.SwapOff(l.Path)
+		if err := host.DetachLoop(l.Path); err != nil {
+			t.Error(err)
+		}
+	}
+	mounts, _ := host.Mounts()
+	for _, m := range mounts {
+		if host.Below(m.Point, dir) {
+			if err := host.Unmount(m.Point, true); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}

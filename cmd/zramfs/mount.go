@@ -1,0 +1,67 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/zramfs/zramfs/internal/keeper"
+)
+
+func jsonFlag(cmd *cobra.Command, asJSON *bool) {
+	cmd.Flags().BoolVar(asJSON, "json", false, "print JSON")
+}
+
+func printJSON(cmd *cobra.Command, v any) error {
+	enc := json.NewEncoder(cmd.OutOrStdout())
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+const (
+	algorithmHelp = "codec, with a level if wanted: lz4, lz4(level=N), zstd(level=N), ..."
+	memLimitHelp  = "most memory that compressed pages may take; 0 is no limit"
+)
+
+func mountCommand() *cobra.Command {
+	c := keeper.Config{Transport: keeper.TransportAuto}
+	size := sizeFlag{bytes: keeper.DefaultSize, parse: keeper.ParseSize}
+	limit := sizeFlag{parse: keeper.ParseLimit}
+	cmd := &cobra.Command{
+		Use:   "mount MOUNTPOINT",
+		Short: "start a daemon that serves a disk",
+		Long: "mount starts a daemon that serves a compressed RAM disk, MOUNTPOINT/dev/zram0, and returns when the disk " +
+			"can be used. MOUNTPOINT is an empty directory.",
+		Args: arguments(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c.Mountpoint, c.Size, c.MemLimit = args[0], size.bytes, limit.bytes
+			warnings, err := keeper.Start(c)
+			warn(cmd, warnings)
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.Var(&size, "size", "size of the disk, up to 16T")
+	f.StringVar(&c.Algorithm, "algorithm", "", algorithmHelp)
+	f.Var(&limit, "mem-limit", memLimitHelp)
+	f.StringVar(&c.Stable, "stable", "", "what a write gets that meets its page under compression: "+
+		strings.Join(keeper.Policies(), ", "))
+	f.IntVar(&c.WriteBehind, "write-behind", 0, "frames for pages that are acknowledged before they are compressed; 0 is off")
+	f.IntVar(&c.Streams, "streams", 0, "compression streams; 0 is one per CPU")
+	f.StringVar(&c.Transport, "transport", c.Transport, "connection to the kernel: "+strings.Join(keeper.Transports(), ", "))
+	f.BoolVar(&c.Foreground, "foreground", false, "serve in this process, until it is unmounted or gets SIGINT or SIGTERM")
+	f.BoolVar(&c.AllowOther, "allow-other", false, "let other users see the tree, as its modes allow")
+	return cmd
+}
+
+func umountCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "umount MOUNTPOINT",
+		Short: "end a mount",
+		Long: "umount ends a mount and returns when its daemon is gone. In use, it says who holds it, changes nothing, " +
+			"and exits with code 3. A mount whose daemon has died is cleared away.",
+		Args: arguments(1, 1),
+		RunE: func(_ *cobra.Command, args []string) error { return keeper.Umount(args[0]) },
+	}
+}

@@ -1,0 +1,218 @@
+package keeper
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zramfs/zramfs/internal/host"
+)
+
+// Descriptors a keeper is started with.
+const (
+	bootFD   = 3 // memory file with the boot
+	reportFD = 4 // pipe to whoever waits for the mount; absent in the foreground
+)
+
+// boot is what a keeper starts from. It lies in a memory file because the
+// keeper runs exec on itself half way, and reads it again then.
+type boot struct {
+	Config   Config   `json:"config"`
+	Armed    bool     `json:"armed"`
+	Notes    []string `json:"notes,omitempty"` // warnings, for status
+	InCgroup bool     `json:"in_cgroup,omitempty"`
+	Locked   bool     `json:"locked,omitempty"`  // the keeper's memory
+	Flusher  bool     `json:"flusher,omitempty"` // PR_SET_IO_FLUSHER
+	OOMScore int      `json:"oom_score,omitempty"`
+
+	file     *os.File
+	reporter *os.File // nil once used
+}
+
+// makeBoot writes a boot for a new keeper.
+func makeBoot(c Config) (*os.File, error) {
+	fd, err := unix.MemfdCreate("zramfs-boot", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make boot file: %w", err)
+	}
+	b := boot{Config: c, file: os.NewFile(uintptr(fd), "boot")}
+	return b.file, b.save()
+}
+
+func (b *boot) save() error {
+	text, err := json.Marshal(b)
+	if err == nil {
+		err = b.file.Truncate(0)
+	}
+	if err == nil {
+		_, err = b.file.WriteAt(text, 0)
+	}
+	if err != nil {
+		return fmt.Errorf("write boot file: %w", err)
+	}
+	return nil
+}
+
+// readBoot takes the inherited descriptors. Who calls the hidden command by
+// hand has none.
+func readBoot() (boot, error) {
+	file := os.NewFile(bootFD, "boot")
+	var b boot
+	text, err := io.ReadAll(io.NewSectionReader(file, 0, maxMessage))
+	if err == nil {
+		err = json.Unmarshal(text, &b)
+	}
+	if err != nil {
+		return b, &Error{CodeUsage, "keeper is started by zramfs mount, not by hand", err}
+	}
+	b.file = file
+	if !b.Config.Foreground {
+		b.reporter = os.NewFile(reportFD, "report")
+	}
+	return b, nil
+}
+
+// report is what a keeper tells whoever waits for it.
+type report struct {
+	Failed *failure `json:"failed,omitempty"`
+	Notes  []string `json:"notes,omitempty"`
+}
+
+// report tells the outcome, once. The error means that nobody waits.
+func (b *boot) report(err error) error {
+	if b.reporter == nil {
+		return nil
+	}
+	r := report{Notes: b.Notes}
+	if err != nil {
+		r.Failed = failureOf(err)
+	}
+	werr := json.NewEncoder(b.reporter).Encode(r)
+	b.reporter.Close()
+	b.reporter = nil
+	return werr
+}
+
+func (b *boot) note(format string, args ...any) {
+	b.Notes = append(b.Notes, fmt.Sprintf(format, args...))
+}
+
+// arm does what the process must be before it becomes the keeper, and execs
+// itself: every thread of the new program then has the flag that one thread
+// got here, and its text is a copy in memory that no disk is needed for. What
+// the machine does not allow is noted and done without.
+func (b *boot) arm() error {
+	runtime.LockOSThread() // the flag is this thread's, and exec keeps this thread
+	if err := host.EnterCgroup(cgroupName); err == nil {
+		b.InCgroup = true
+	} else if host.Capable(host.CapSysAdmin) {
+		b.note("no cgroup of its own: %v", err)
+	}
+	if err := host.SetOOMScore(-1000); err != nil {
+		b.note("the OOM killer may take the daemon: %v", err)
+	}
+	if err := host.SetIOFlusher(); err != nil {
+		b.note("memory reclaim may wait for the daemon while the daemon waits for memory: %v", err)
+	} else {
+		b.Flusher = true
+	}
+	b.OOMScore, _ = host.OOMScore(os.Getpid())
+	b.Armed = true
+	if err := b.save(); err != nil {
+		return err
+	}
+	args := []string{"zramfs", "keeper", b.Config.Mountpoint}
+	self, err := sealedSelf()
+	if err == nil {
+		err = syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", self.Fd()), args, os.Environ())
+		self.Close()
+	}
+	b.note("the program runs from its file, not from memory: %v", err)
+	if err := b.save(); err != nil {
+		return err
+	}
+	return fmt.Errorf("exec keeper: %w", syscall.Exec("/proc/self/exe", args, os.Environ()))
+}
+
+// sealedSelf copies the running program to a memory file that nobody can
+// change.
+func sealedSelf() (*os.File, error) {
+	exe, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return nil, fmt.Errorf("copy program: %w", err)
+	}
+	defer exe.Close()
+	fd, err := unix.MemfdCreate("zramfs", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3 there is no MFD_EXEC, and all are executable
+		fd, err = unix.MemfdCreate("zramfs", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("copy program: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "zramfs")
+	if _, err = io.Copy(f, exe); err == nil {
+		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS,
+			unix.F_SEAL_WRITE|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("copy program: %w", err)
+	}
+	return f, nil
+}
+
+// lockDown is the part of arming that exec would undo.
+func (b *boot) lockDown() {
+	unix.CloseOnExec(bootFD)
+	b.file.Close()
+	if b.reporter != nil {
+		unix.CloseOnExec(reportFD)
+	}
+	nameProcess()
+	if err := host.Undumpable(); err != nil {
+		b.note("%v", err)
+	}
+	if err := host.LockMemory(); err != nil {
+		b.note("keeper: %v", err)
+		return
+	}
+	b.Locked = true
+	if err := lockProgram(); err != nil {
+		b.note("%v", err)
+	}
+}
+
+// nameProcess undoes the name that exec of a descriptor gives.
+func nameProcess() {
+	// A name is a convenience for ps.
+	_ = os.WriteFile("/proc/self/comm", []byte("zramfs"), 0)
+}
+
+// lockProgram keeps every page of the program in memory, also those that have
+// not run yet: the next worker starts from them, when memory may be short.
+func lockProgram() error {
+	exe, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return fmt.Errorf("lock program: %w", err)
+	}
+	defer exe.Close()
+	info, err := exe.Stat()
+	if err != nil {
+		return fmt.Errorf("lock program: %w", err)
+	}
+	// Never unmapped: the lock is to last as long as the process.
+	text, err := unix.Mmap(int(exe.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("lock program: %w", err)
+	}
+	if err := unix.Madvise(text, unix.MADV_POPULATE_READ); err != nil {
+		return fmt.Errorf("lock program: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,154 @@
+package keeper
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// classDir holds what belongs to no device: hot_add and hot_remove.
+const classDir = "sys/class/zram-control"
+
+// attributeDirs are the directories that hold the attributes of a device, in
+// the order in which a bare name is looked for.
+func attributeDirs(id int) []string {
+	name := "zram" + strconv.Itoa(id)
+	return []string{
+		filepath.Join(blockDir, name),
+		filepath.Join(blockDir, name, "zramfs"),
+		filepath.Join("sys/kernel/debug/zsmalloc", name),
+		filepath.Join("sys/kernel/debug/zram", name),
+		classDir,
+	}
+}
+
+// splitAttribute takes the device out of "zram1/mm_stat".
+func splitAttribute(name string, id int) (string, int, error) {
+	first, rest, ok := strings.Cut(name, "/")
+	number, found := strings.CutPrefix(first, "zram")
+	if !ok || !found || number == "fs" { // zramfs/stable_stat names no device
+		return name, id, nil
+	}
+	id, err := strconv.Atoi(number)
+	if err != nil || id < 0 {
+		return "", 0, Errorf(CodeUsage, "%q names no device: expected zramN/ATTRIBUTE", name)
+	}
+	return rest, id, nil
+}
+
+// attributePath finds the file of an attribute in a mount. Unknown ones are
+// answered with the nearest names.
+func attributePath(point, attribute string, id int) (string, error) {
+	name, id, err := splitAttribute(attribute, id)
+	if err != nil {
+		return "", err
+	}
+	ids, err := deviceIDs(point)
+	if err != nil {
+		return "", err
+	}
+	if !slices.Contains(ids, id) {
+		return "", Errorf(CodeNoAttribute, "%s has no device zram%d", point, id)
+	}
+	bare := strings.TrimPrefix(name, "zramfs/")
+	var names []string
+	for _, dir := range attributeDirs(id) {
+		entries, err := os.ReadDir(filepath.Join(point, dir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		for _, e := range entries {
+			if e.IsDir() {
+				continue
+			}
+			if e.Name() == bare {
+				return filepath.Join(point, dir, bare), nil
+			}
+			names = append(names, e.Name())
+		}
+	}
+	return "", Errorf(CodeNoAttribute, "no attribute %q: the nearest names are %s", name, strings.Join(nearest(bare, names), ", "))
+}
+
+// Get reads an attribute of a device of a mount.
+func Get(path, attribute string, id int) (string, error) {
+	m, err := Find(path)
+	if err != nil {
+		return "", err
+	}
+	file, err := attributePath(m.Point, attribute, id)
+	if err != nil {
+		return "", err
+	}
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrPermission) {
+		err = &Error{CodeNotPermitted, attribute + " cannot be read", err}
+	}
+	return string(text), err
+}
+
+// Set stores a value in an attribute of a device of a mount.
+func Set(path, attribute, value string, id int) error {
+	m, err := Find(path)
+	if err != nil {
+		return err
+	}
+	file, err := attributePath(m.Point, attribute, id)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_TRUNC, 0)
+	if err == nil {
+		_, err = f.WriteString(value + "\n")
+		err = errors.Join(err, f.Close())
+	}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return &Error{CodeNotPermitted, attribute + " cannot be written", err}
+	case errors.Is(err, unix.EINVAL):
+		return &Error{CodeUsage, fmt.Sprintf("%s does not take %q", attribute, value), err}
+	case errors.Is(err, unix.EBUSY):
+		return &Error{CodeBusy, attribute + " cannot be changed while the device is set up or open", err}
+	}
+	return err
+}
+
+// nearest gives up to three names, the most similar first.
+func nearest(name string, names []string) []string {
+	names = slices.Clone(names)
+	slices.Sort(names)
+	names = slices.Compact(names)
+	slices.SortStableFunc(names, func(a, b string) int {
+		return cmp.Compare(distance(name, a), distance(name, b))
+	})
+	return names[:min(3, len(names))]
+}
+
+// distance is Levenshtein's, in bytes.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, diagonal+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,207 @@
+package keeper
+
+import (
+	"errors"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/docker/go-units"
+	"golang.org/x/sys/unix"
+
+	"github.com/zramfs/zramfs/internal/host"
+)
+
+const (
+	// MaxSize is the largest disk, 16 TiB: what 32 bits of page number reach.
+	MaxSize = 16 << 40
+	// DefaultSize is the disk of a mount that names no size.
+	DefaultSize = 4 << 30
+
+	pageSize = 4096
+)
+
+// Transports.
+const (
+	TransportAuto   = "auto"
+	TransportPercpu = "percpu"
+	TransportGofuse = "gofuse"
+)
+
+// PolicyRefuse is the stable policy that a loop device cannot live with: it
+// does not retry.
+const PolicyRefuse = "refuse"
+
+// Policies lists the stable policies.
+func Policies() []string { return []string{"snapshot", "wait", PolicyRefuse} }
+
+// Transports lists the transports.
+func Transports() []string { return []string{TransportAuto, TransportPercpu, TransportGofuse} }
+
+// Config is what a mount was asked to be. It travels as JSON from the command
+// to the keeper and on to each worker.
+type Config struct {
+	Mountpoint  string `json:"mountpoint"` // absolute, no symbolic links
+	Size        int64  `json:"size"`       // bytes
+	Algorithm   string `json:"algorithm,omitempty"`
+	MemLimit    int64  `json:"mem_limit,omitempty"` // bytes, 0: none
+	Stable      string `json:"stable,omitempty"`
+	WriteBehind int    `json:"write_behind,omitempty"` // frames; 0: off
+	Streams     int    `json:"streams,omitempty"`
+	Transport   string `json:"transport"`
+	AllowOther  bool   `json:"allow_other,omitempty"`
+	Foreground  bool   `json:"foreground,omitempty"`
+}
+
+// Check looks for what can be known to be wrong before anything is started,
+// resolves the transport, and makes Mountpoint absolute.
+func (c *Config) Check() error {
+	if err := checkPageSize(os.Getpagesize()); err != nil {
+		return err
+	}
+	if c.Size <= 0 || c.Size > MaxSize {
+		return Errorf(CodeUsage, "size of %d bytes: expected 4096 bytes to 16 TiB", c.Size)
+	}
+	if c.Stable != "" && !slices.Contains(Policies(), c.Stable) {
+		return Errorf(CodeUsage, "unknown stable policy %q: expected one of %s", c.Stable, strings.Join(Policies(), ", "))
+	}
+	if c.Streams < 0 {
+		return Errorf(CodeUsage, "%d streams: expected 1 or more, or 0 for one per CPU", c.Streams)
+	}
+	if c.WriteBehind < 0 {
+		return Errorf(CodeUsage, "%d frames: expected 0 (off) or more", c.WriteBehind)
+	}
+	if err := c.checkTransport(); err != nil {
+		return err
+	}
+	if err := checkFuse("/dev/fuse"); err != nil {
+		return err
+	}
+	point, err := checkMountpoint(c.Mountpoint)
+	c.Mountpoint = point
+	return err
+}
+
+func checkPageSize(size int) error {
+	if size != pageSize {
+		return Errorf(CodeLacking, "this machine has pages of %d bytes: zramfs serves machines with pages of 4096 bytes; "+
+			"boot a kernel with 4 KiB pages", size)
+	}
+	return nil
+}
+
+func (c *Config) checkTransport() error {
+	admin := host.Capable(host.CapSysAdmin)
+	switch c.Transport {
+	case TransportAuto, "":
+		c.Transport = TransportGofuse
+		if admin {
+			c.Transport = TransportPercpu
+		}
+	case TransportPercpu:
+		if !admin {
+			return Errorf(CodeNotPermitted, "transport percpu mounts by itself and needs root (CAP_SYS_ADMIN): "+
+				"use --transport auto or gofuse")
+		}
+	case TransportGofuse:
+	default:
+		return Errorf(CodeUsage, "unknown transport %q: expected one of %s", c.Transport, strings.Join(Transports(), ", "))
+	}
+	return nil
+}
+
+// checkFuse opens /dev/fuse and closes it again: an open file there that is
+// not mounted has no effect. fusermount3 opens it as the same user.
+func checkFuse(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC, 0)
+	switch {
+	case err == nil:
+		return f.Close()
+	case errors.Is(err, fs.ErrPermission):
+		return &Error{CodeNotPermitted, path + " may not be opened: run as root, or in a container pass " +
+			"--device /dev/fuse --cap-add SYS_ADMIN", err}
+	default:
+		return &Error{CodeLacking, path + " is not there: load the fuse module (modprobe fuse), or in a container pass " +
+			"--device /dev/fuse", err}
+	}
+}
+
+// checkMountpoint resolves the path of a directory that is there, is empty,
+// and carries no zramfs yet.
+func checkMountpoint(path string) (string, error) {
+	if path == "" {
+		return "", Errorf(CodeUsage, "the mount point is empty: name a directory")
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", &Error{CodeMountpoint, "mount point " + path, err}
+	}
+	// Asked first and by name: a dead mount cannot be looked into.
+	if m, ok, err := host.MountAt(abs); err == nil && ok && m.Type == host.FSType {
+		return "", alreadyMounted(abs)
+	}
+	abs, err = filepath.EvalSymlinks(abs)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", Errorf(CodeMountpoint, "mount point %s does not exist: make the directory first", path)
+	}
+	if err != nil {
+		return "", &Error{CodeMountpoint, "mount point " + path, err}
+	}
+	if m, ok, err := host.MountAt(abs); err == nil && ok && m.Type == host.FSType {
+		return "", alreadyMounted(abs)
+	}
+	return abs, checkEmptyDir(abs)
+}
+
+func alreadyMounted(path string) error {
+	return Errorf(CodeMountpoint, "a zramfs is already mounted on %s: use it, or umount it first", path)
+}
+
+func checkEmptyDir(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return &Error{CodeMountpoint, "mount point", err}
+	}
+	if !info.IsDir() {
+		return Errorf(CodeMountpoint, "mount point %s is not a directory: name an empty directory", path)
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return &Error{CodeMountpoint, "mount point " + path, err}
+	}
+	if len(entries) > 0 {
+		return Errorf(CodeMountpoint, "mount point %s is not empty (%s is in it): name an empty directory",
+			path, entries[0].Name())
+	}
+	return nil
+}
+
+// ParseSize reads a size: bytes, or with a suffix K, M, G, T (powers of 1024;
+// a trailing B or iB changes nothing). Everything outside 1 byte to 16 TiB is
+// an error.
+func ParseSize(text string) (int64, error) {
+	const want = "expected bytes or a number with K, M, G or T, such as 512M or 4G"
+	n, err := units.RAMInBytes(strings.TrimSpace(text))
+	switch {
+	case strings.HasPrefix(strings.TrimSpace(text), "-"):
+		return 0, Errorf(CodeUsage, "size %q is negative: %s", text, want)
+	case err != nil:
+		return 0, Errorf(CodeUsage, "size %q is not a size: %s", text, want)
+	case n == 0:
+		return 0, Errorf(CodeUsage, "size %q is zero: %s", text, want)
+	case n < 0 || n == math.MaxInt64 || n > MaxSize:
+		return 0, Errorf(CodeUsage, "size %q is beyond 16 TiB, the largest disk: choose a smaller one", text)
+	}
+	return n, nil
+}
+
+// ParseLimit reads a memory limit: a size, or 0 for none.
+func ParseLimit(text string) (int64, error) {
+	if strings.TrimSpace(text) == "0" {
+		return 0, nil
+	}
+	return ParseSize(text)
+}

@@ -1,0 +1,72 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zramfs/zramfs/internal/fuseconn"
+	"github.com/zramfs/zramfs/internal/percpu"
+	"github.com/zramfs/zramfs/internal/shm"
+)
+
+// connect makes what a worker needs to talk to the kernel, and holds it: the
+// mount, a /dev/fuse file per reader, the request buffers, the header. Without
+// root it does nothing: then the worker mounts, and the mount dies with it.
+func (k *keeper) connect() error {
+	if k.boot.Config.Transport == TransportGofuse {
+		return nil
+	}
+	cpus, err := percpu.Allowed()
+	if err != nil {
+		return err
+	}
+	readers, spares := fuseconn.Plan(cpus)
+	k.held.cpus, k.held.spares = readers, spares
+	for _, region := range []struct {
+		name string
+		size int64
+		keep **os.File
+	}{
+		{"header", headerSize, &k.held.header},
+		{"buffers", roundUp(fuseconn.BufferBytes(len(readers), spares)), &k.held.buffers},
+	} {
+		if *region.keep, err = k.makeRegion(region.name, region.size); err != nil {
+			return err
+		}
+	}
+	mounted, err := fuseconn.Mount(k.boot.Config.Mountpoint, fuseconn.MountOptions{AllowOther: k.boot.Config.AllowOther})
+	if errors.Is(err, unix.EPERM) {
+		return &Error{CodeNotPermitted, "mount is not permitted: run as root, or in a container pass --cap-add SYS_ADMIN", err}
+	}
+	if err != nil {
+		return err
+	}
+	k.held.fuse = append(k.held.fuse, mounted)
+	k.dev = deviceOf(k.boot.Config.Mountpoint)
+	for range readers {
+		clone, err := fuseconn.Clone(mounted)
+		if err != nil {
+			return err
+		}
+		k.held.fuse = append(k.held.fuse, clone)
+	}
+	return nil
+}
+
+// makeRegion makes a region of which this process wants the file only.
+func (k *keeper) makeRegion(name string, size int64) (*os.File, error) {
+	r, err := k.source.Create(name, size)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.FcntlInt(r.File().Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err = errors.Join(err, r.Close()); err != nil {
+		return nil, fmt.Errorf("make region %s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func roundUp(n int64) int64 { return (n + shm.PageSize - 1) &^ (shm.PageSize - 1) }
