@@ -4,6 +4,7 @@ package blockdev
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -36,9 +37,37 @@ func crashHistory(tb testing.TB, seed uint64, size int64) []operation {
 	return ops
 }
 
+// fragmentHistory fills a disk with small objects, frees most of them here and
+// there, and lets compaction and upkeep give the memory back: moves of objects
+// and punches.
+func fragmentHistory(size int64) []operation {
+	var ops []operation
+	slots := size / PageSize
+	for slot := range slots {
+		page := make([]byte, PageSize)
+		for i := 0; i < int(400+100*(slot%3)); i += 8 {
+			binary.LittleEndian.PutUint64(page[i:], uint64(slot*7919+int64(i))*0x9E3779B97F4A7C15)
+		}
+		ops = append(ops, operation{kind: 'w', off: slot * PageSize, n: PageSize, fill: page})
+	}
+	for slot := range slots {
+		if slot%4 != 0 {
+			ops = append(ops, operation{kind: 'd', off: slot * PageSize, n: PageSize})
+		}
+	}
+	ops = append(ops, operation{kind: 'c'}, operation{kind: 'm'}, operation{kind: 'd', n: size}, operation{kind: 'm'})
+	for slot := range slots / 4 {
+		ops = append(ops, ops[slot*3])
+	}
+	return append(ops, operation{kind: 'c'}, operation{kind: 'm'})
+}
+
 // do does one step on a disk without goroutines.
 func (d *disk) do(o operation) error {
-	req := &Request{Off: o.off, Len: o.n, Data: o.fill, Done: func(*Request, int, error) {}}
+	answered, answer := false, error(nil)
+	req := &Request{Off: o.off, Len: o.n, Data: o.fill, Done: func(_ *Request, _ int, err error) {
+		answered, answer = true, err
+	}}
 	switch o.kind {
 	case 'c':
 		_, err := d.compact()
@@ -48,6 +77,10 @@ func (d *disk) do(o operation) error {
 			return nil
 		}
 		_, err := d.compressNext(0)
+		if err == errRoom { // it stays staged
+			d.keepUp()
+			return nil
+		}
 		return err
 	case 'm':
 		d.keepUp()
@@ -58,10 +91,15 @@ func (d *disk) do(o operation) error {
 		req.Op = OpDiscard
 	}
 	_, parked, err := d.submit(req)
-	if parked {
-		return fmt.Errorf("%v was parked", o)
+	if !parked {
+		return err
 	}
-	return err
+	d.keepUp() // it waits for room
+	d.sweep()  // or is a long discard
+	if !answered {
+		return fmt.Errorf("%v is still parked", o)
+	}
+	return answer
 }
 
 // run does the steps until the end or a crash, and says which step died.
@@ -101,25 +139,49 @@ func (m *model) apply(o operation) {
 // what it was before the step that died or what that step was making of it.
 func TestCrashPoints(t *testing.T) {
 	const size = 24 * PageSize
+	seen := map[string]int{}
 	for _, seed := range []uint64{1, 2, 3} {
 		for _, frames := range []int{0, 3} {
 			t.Run(fmt.Sprintf("seed%d/frames%d", seed, frames), func(t *testing.T) {
-				ops := crashHistory(t, seed, size)
-				points := map[string]int{}
-				total := int64(1)
-				for k := int64(0); k <= total; k++ {
-					n := crashOnce(t, ops, size, frames, k, points)
-					if k == 0 {
-						total = n
-					}
-				}
-				t.Logf("%d crash points: %v", total, points)
-				if total < 200 {
-					t.Errorf("only %d crash points in %d steps", total, len(ops))
-				}
+				crashEverywhere(t, crashHistory(t, seed, size), size, frames, 1, 1<<40, seen)
 			})
 		}
 	}
+	t.Run("fragmented", func(t *testing.T) {
+		const size = 192 * PageSize
+		crashEverywhere(t, fragmentHistory(size), size, 0, 3, 1<<40, seen)
+	})
+	t.Run("chunk given back", func(t *testing.T) {
+		const size = 640 * PageSize
+		ops := []operation{{kind: 'd', n: size}, {kind: 'm'}, {kind: 'w', n: PageSize, fill: stamped(t, 1)}}
+		for slot := range int64(size / PageSize) {
+			ops = append([]operation{{kind: 'w', off: slot * PageSize, n: PageSize, fill: incompressible()}}, ops...)
+		}
+		crashEverywhere(t, ops, size, 0, 1, 100, seen)
+	})
+	for _, point := range []string{
+		"frame.begin", "frame.filled",
+		"pool.commit.begin", "pool.commit.pages", "pool.commit.side",
+		"pool.huge.begin", "pool.huge.bytes", "pool.huge.side",
+		"pool.move.begin", "pool.move.copied", "pool.move.published",
+		"pool.punch.begin", "pool.punch.pages", "pool.punch.side",
+		"pool.put.begin", "pool.put.bytes", "pool.put.header",
+		"table.element", "table.presence", "table.store", "table.stored",
+	} {
+		if seen[point] == 0 {
+			t.Errorf("nobody died at %s", point)
+		}
+	}
+}
+
+// crashEverywhere dies at every step-th of the last points of a history, and
+// notes where.
+func crashEverywhere(t *testing.T, ops []operation, size int64, frames int, step, last int64, seen map[string]int) {
+	total := crashOnce(t, ops, size, frames, 0, seen)
+	for k := max(1, total-last); k <= total; k += step {
+		crashOnce(t, ops, size, frames, k, seen)
+	}
+	t.Logf("%d crash points in %d steps", total, len(ops))
 }
 
 // crashOnce runs the steps with a death at the k-th point (0: none) and says
@@ -127,7 +189,7 @@ func TestCrashPoints(t *testing.T) {
 func crashOnce(t *testing.T, ops []operation, size int64, frames int, k int64, points map[string]int) int64 {
 	src := newSource(t)
 	o := options{size: size, streams: 1, frames: frames, params: params(t, "lz4"), policy: stable.Snapshot,
-		reserveLow: 2 << 20, reserveHigh: 4 << 20}
+		reserveLow: 32 << 10, reserveHigh: 64 << 10}
 	d, err := createDisk(src, "zram0", o)
 	if err != nil {
 		t.Fatal(err)

@@ -67,37 +67,51 @@ func (d *disk) admit() {
 	}
 }
 
-// keepUp maintains the pool until there is nothing left to do, and answers
-// whoever waits for room. A request that finds none even after the last step
-// gets ErrNoSpace: no more will come by itself.
+// keepUp maintains the pool until there is nothing left to do, and carries on
+// whoever waits for room. When all the room there is has been made and nobody
+// who waits got any further, no more will come by itself: ErrNoSpace.
 func (d *disk) keepUp() {
 	d.quiet.RLock()
 	defer d.quiet.RUnlock()
 	for {
 		more, err := d.pool.Maintain()
-		final := err != nil || !more
-		for r := d.waiting.room.takeAll(); r != nil; {
-			next := r.next
-			r.next = nil
-			d.retry(r, final)
-			r = next
+		if more && err == nil {
+			continue
 		}
-		if final {
+		waited, progress := d.retryRoom(false)
+		if !waited {
+			return
+		}
+		if !progress || err != nil {
+			d.retryRoom(true)
 			return
 		}
 	}
 }
 
-func (d *disk) retry(r *Request, final bool) {
-	switch err := d.step(r); {
-	case err == errPark:
-	case err == errRoom && !final:
-		d.waiting.room.push(r)
-	case err == errRoom:
-		d.answer(r, ErrNoSpace)
-	default:
-		d.answer(r, err)
+// retryRoom carries on the requests that wait for room: waited says that there
+// were any, progress that one of them got further. final answers the rest.
+func (d *disk) retryRoom(final bool) (waited, progress bool) {
+	for r := d.waiting.room.takeAll(); r != nil; {
+		next := r.next
+		r.next = nil
+		waited = true
+		before := r.done
+		switch err := d.step(r); {
+		case err == errPark:
+			progress = true
+		case err == errRoom && final:
+			d.answer(r, ErrNoSpace)
+		case err == errRoom:
+			progress = progress || r.done > before
+			d.waiting.room.push(r)
+		default:
+			progress = true
+			d.answer(r, err)
+		}
+		r = next
 	}
+	return waited, progress
 }
 
 // bootSeconds is the device's clock: seconds since boot, sleep included, as

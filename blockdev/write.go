@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/zramfs/zramfs/compress"
+	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/pool"
 	"github.com/zramfs/zramfs/stable"
 )
@@ -78,7 +79,9 @@ func (d *disk) build(stream int, slot uint64, page []byte) (built, error) {
 		return built{w, e, inTable}, nil
 	}
 	if fr, ok := d.takeFrame(slot); ok {
+		invariants.CrashPoint("frame.begin")
 		copy(d.frames.Bytes(fr), page)
+		invariants.CrashPoint("frame.filled")
 		return built{w: makeWord(staged, 0, PageSize, uint64(fr))}, nil
 	}
 	v := stable.Borrow(page, d.stable)

@@ -161,7 +161,10 @@ func (f *Frames) Claim(fr Frame, slot uint64) bool {
 	return false
 }
 
+// release wipes a frame that nobody can reach any more, since swap holds
+// secrets, and makes it free for the next page.
 func (f *Frames) release(fr Frame) {
+	clear(f.Bytes(fr))
 	f.mu.Lock()
 	f.free = append(f.free, fr)
 	f.mu.Unlock()
