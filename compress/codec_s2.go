@@ -6,7 +6,9 @@ import (
 )
 
 // s2Codec and minlzCodec have no state of their own: both libraries keep their
-// hash tables (2 to 128 KiB) in a sync.Pool of the process.
+// hash tables in sync.Pools of the process. These forget them after garbage
+// collections, and then the first page on a CPU allocates one: 2 KiB for minlz, 10
+// for its level 2, 16 for s2, 80 for its level 2.
 type s2Codec struct{ better bool }
 
 func newS2(p Params) (codec, error) { return s2Codec{p.level() == 2}, nil }

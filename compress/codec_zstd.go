@@ -10,7 +10,11 @@ import (
 
 // zstdCodec writes standard frames without a checksum: the pool has its own.
 // Encoder and decoder are told that there is one user, and start no goroutine
-// when only EncodeAll and DecodeAll are called.
+// when only EncodeAll and DecodeAll are called. The encoder's state takes 1.4 MiB
+// for each stream, 0.4 below level 3, 4.5 from 6 and 36 from 10. The decoder takes
+// tables from sync.Pools of the process and holds them between pages; what it does
+// not hold when garbage is collected, some later page allocates again, about 8
+// pieces and 15 KiB.
 type zstdCodec struct {
 	enc *zstd.Encoder
 	dec *zstd.Decoder

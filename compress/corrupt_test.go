@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"math/rand"
 	"testing"
+
+	"github.com/zramfs/zramfs/internal/testpages"
 )
 
 // guarded is a page with canaries around it.
@@ -100,7 +102,7 @@ func TestCorruptInput(t *testing.T) {
 
 // Every prefix of a block is an error: no length is taken on trust.
 func TestTruncated(t *testing.T) {
-	page := sample(t, 500)[60]
+	page := testpages.Pages(t)[4000]
 	for _, p := range every() {
 		st := one(t, p)
 		c, err := compressPage(st, page)

@@ -5,6 +5,7 @@ import (
 	"math/rand"
 	"testing"
 
+	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/internal/testpages"
 )
 
@@ -81,8 +82,12 @@ func edges() [][]byte {
 	return pages
 }
 
-// sample is every step-th page of the corpus, and the edges.
+// sample is every step-th page of the corpus, and the edges; fewer in an
+// invariants or race build, which is many times slower.
 func sample(tb testing.TB, step int) [][]byte {
+	if invariants.Enabled {
+		step *= 16
+	}
 	pages := edges()
 	for i, p := range testpages.Pages(tb) {
 		if i%step == 0 {

