@@ -3,6 +3,7 @@ package keeper
 import (
 	"fmt"
 	"os"
+	"runtime/metrics"
 	"strings"
 
 	"github.com/zramfs/zramfs/blockdev"
@@ -79,7 +80,7 @@ func (w *worker) extraAttributes(daemon func() string) []blockdev.Attribute {
 		Show: func(_ *blockdev.Device, b []byte) ([]byte, error) { return append(b, daemon()...), nil },
 	}, {
 		Dir: blockdev.DirZramfs, Name: attrProcess, Mode: 0o444,
-		Help: "memory of keeper and worker in bytes, and their threads",
+		Help: "memory of keeper and worker in bytes, their threads, and what the worker's collector did",
 		Show: func(_ *blockdev.Device, b []byte) ([]byte, error) { return w.appendProcesses(b) },
 	}}
 }
@@ -96,5 +97,8 @@ func (w *worker) appendProcesses(b []byte) ([]byte, error) {
 		b = fmt.Appendf(b, "%[1]s_resident %[2]d\n%[1]s_shared %[3]d\n%[1]s_locked %[4]d\n%[1]s_swapped %[5]d\n%[1]s_threads %[6]d\n",
 			p.name, m.Resident, m.Shared, m.Locked, m.Swapped, m.Threads)
 	}
-	return b, nil
+	heap := []metrics.Sample{{Name: metricCycles}, {Name: metricTotal}, {Name: metricAllocs}}
+	metrics.Read(heap)
+	return fmt.Appendf(b, "worker_gc_cycles %d\nworker_heap %d\nworker_allocated %d\nbuffers %d\n",
+		heap[0].Value.Uint64(), heap[1].Value.Uint64(), heap[2].Value.Uint64(), w.bufferBytes), nil
 }

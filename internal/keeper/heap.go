@@ -20,6 +20,7 @@ const (
 const (
 	metricTotal  = "/memory/classes/total:bytes"
 	metricAllocs = "/gc/heap/allocs:bytes"
+	metricCycles = "/gc/cycles/total:gc-cycles"
 )
 
 // startHeap turns the collector off, as far as GOMEMLIMIT lets it be off, and

@@ -35,8 +35,11 @@ const (
 	keeperHeap = 16 << 20
 	// drainTime is how long a worker may take to end once its mount is gone.
 	drainTime = 10 * time.Second
-	// shmDir is a directory name nobody else uses for the memory cgroup.
+	// cgroupName is the cgroup of all daemons, below the root.
 	cgroupName = "zramfs"
+	// For so long a mount waits for the end of the one before it.
+	lockTries = 100
+	lockPause = 50 * time.Millisecond
 )
 
 // keeper is the state of the keeper's process. All fields belong to the
@@ -117,12 +120,18 @@ func (k *keeper) lockPoint() error {
 	if err != nil {
 		return &Error{CodeMountpoint, "mount point", err}
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return alreadyMounted(dir)
+	for range lockTries {
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			k.point = f
+			return nil
+		}
+		if deviceOf(dir) != "" {
+			break
+		}
+		time.Sleep(lockPause) // umount(8) does not wait for the keeper of the mount before
 	}
-	k.point = f
-	return nil
+	f.Close()
+	return alreadyMounted(dir)
 }
 
 // awaitReady waits for the worker's first word. A signal meanwhile means that
@@ -130,22 +139,23 @@ func (k *keeper) lockPoint() error {
 func (k *keeper) awaitReady() error {
 	for {
 		select {
-		case in := <-k.worker.messages:
-			switch in.Kind {
-			case msgReady:
+		case in, open := <-k.worker.messages:
+			switch {
+			case !open: // after its last message
+				<-k.worker.gone
+				return Errorf(CodeFailure, "the worker ended before it could serve: %s", k.worker.reason())
+			case in.Kind == msgReady:
 				k.dev = deviceOf(k.boot.Config.Mountpoint)
 				k.boot.Notes = append(k.boot.Notes, in.Notes...)
 				return nil
-			case msgFailed:
-				if line := k.worker.firstLine(); line != "" {
-					in.Failed.Text += ": " + line
+			case in.Kind == msgFailed:
+				if line := k.worker.firstLine(); !strings.Contains(line, in.Failed.Text) && line != "" {
+					in.Failed.Text += ": " + line // what fusermount3 said
 				}
 				return in.Failed.error()
 			default:
 				k.held.take(in)
 			}
-		case <-k.worker.gone:
-			return Errorf(CodeFailure, "the worker ended before it could serve: %s", k.worker.reason())
 		case sig := <-k.signals:
 			return Errorf(CodeFailure, "stopped by %s before it could serve", sig)
 		}
@@ -157,9 +167,12 @@ func (k *keeper) awaitReady() error {
 func (k *keeper) run() error {
 	for {
 		select {
-		case in := <-k.worker.messages:
-			k.held.take(in)
-		case <-k.worker.gone:
+		case in, open := <-k.worker.messages:
+			if open {
+				k.held.take(in)
+				continue
+			}
+			<-k.worker.gone
 			if k.worker.clean() {
 				return nil // unmounted by someone else
 			}

@@ -24,7 +24,7 @@ type process struct {
 	cmd      *exec.Cmd     // immutable
 	control  *control      // immutable
 	words    *os.File      // memory file: what it wrote to stderr; immutable
-	messages chan incoming // closed at the socket's end
+	messages chan incoming // closed at the socket's end: the process ends, or has ended
 	gone     chan struct{} // closed when it is reaped
 	status   error         // of Wait; valid after gone
 }

@@ -127,6 +127,7 @@ func (w *worker) connect(config fuseconn.Config, streams int) (fuseconn.Conn, er
 	if err != nil {
 		return nil, err
 	}
+	w.bufferBytes = buffers.Size()
 	conn, err := fuseconn.NewPerCPU(fuseconn.PerCPUConfig{
 		Config:   config,
 		Main:     w.fuse[0],

@@ -17,16 +17,18 @@ import (
 
 // worker is the state of a worker's process.
 type worker struct {
-	control  *control   // immutable
-	task     assignment // immutable
-	source   *shm.Source
-	fuse     []*os.File // immutable
-	header   *os.File   // immutable
-	buffers  *os.File   // immutable
-	locked   bool
-	notes    []string
-	unmount  func() error // of gofuse; nil: the keeper unmounts
-	stopping sync.Once
+	control *control   // immutable
+	task    assignment // immutable
+	source  *shm.Source
+	fuse    []*os.File // immutable
+	header  *os.File   // immutable
+	buffers *os.File   // immutable
+	// bufferBytes is the size of the request buffers, set before serving.
+	bufferBytes int64
+	locked      bool
+	notes       []string
+	unmount     func() error // of gofuse; nil: the keeper unmounts
+	stopping    sync.Once
 }
 
 // RunWorker is the hidden command: the worker's process.
