@@ -213,3 +213,21 @@ func TestZstdDictionary(t *testing.T) {
 		}
 	}
 }
+
+// The libraries would allocate if their worst case did not fit the output buffer.
+func TestOutputBufferFitsAll(t *testing.T) {
+	enc, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for codec, bound := range map[string]int{
+		"lz4":   lz4.CompressBlockBound(PageSize),
+		"zstd":  enc.MaxEncodedSize(PageSize),
+		"s2":    s2.MaxEncodedLen(PageSize),
+		"minlz": minlz.MaxEncodedLen(PageSize),
+	} {
+		if bound > outSize {
+			t.Errorf("%s may need %d bytes, there are %d", codec, bound, outSize)
+		}
+	}
+}
