@@ -1,0 +1,222 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Object is what the owner's word says of a stored object.
+type Object struct {
+	Owner uint32
+	Place Place
+	Size  int // bytes stored, PageSize for a huge page
+}
+
+// Damage is the error of a walk that found objects which cannot be what their
+// owners say. It is an ErrCorrupt.
+type Damage struct {
+	Objects []Object // as the walk gave them
+	First   error    // what is wrong with the first of them
+}
+
+func (d *Damage) Error() string {
+	return fmt.Sprintf("pool: %d damaged objects, the first: %v", len(d.Objects), d.First)
+}
+
+// Unwrap gives what is wrong with the first one.
+func (d *Damage) Unwrap() error { return d.First }
+
+func (d *Damage) add(o Object, err error) {
+	if d.First == nil {
+		d.First = fmt.Errorf("object of %d at place %d, %d bytes: %w", o.Owner, o.Place, o.Size, err)
+	}
+	d.Objects = append(d.Objects, o)
+}
+
+// errOrNil hides a Damage of nothing.
+func (d *Damage) errOrNil() error {
+	if len(d.Objects) == 0 {
+		return nil
+	}
+	return d
+}
+
+// Rebuild makes everything that is derived from the owner's words, in any
+// order, and from which pages are committed. Objects that cannot be where
+// their words say are left out and returned in a *Damage; the pool is whole
+// without them, and their words must not be used any more. Sums are not
+// verified: Get does that. The account is not asked: its owner sets it from
+// Stats afterwards. Any other error leaves the pool to be closed.
+func (p *Pool) Rebuild(walk func(yield func(Object) bool)) error {
+	if err := p.clear(); err != nil {
+		return fmt.Errorf("pool: rebuild: %w", err)
+	}
+	if err := p.survey(); err != nil {
+		return fmt.Errorf("pool: rebuild: %w", err)
+	}
+	var damage Damage
+	walk(func(o Object) bool {
+		if err := p.adopt(o); err != nil {
+			damage.add(o, err)
+		}
+		return true
+	})
+	a := p.arena
+	for i := range a.chunks {
+		if c := &a.chunks[i]; !c.used.empty() {
+			p.settleChunk(uint32(i)*chunkPages, c)
+			a.update(i)
+		}
+	}
+	return damage.errOrNil()
+}
+
+// clear forgets everything. The pages of the arena count as void.
+func (p *Pool) clear() error {
+	a := p.arena
+	if err := errors.Join(p.table.clear(), a.clear()); err != nil {
+		return err
+	}
+	for i := range p.slabs {
+		p.slabs[i].init(uint32(i), len(p.geo.classes))
+	}
+	return nil
+}
+
+func (a *arena) clear() error {
+	if a.store == nil {
+		clear(a.chunks)
+	} else if err := a.store.Clear(); err != nil {
+		return err
+	}
+	a.initSets(len(a.chunks))
+	a.committed, a.free, a.reserve, a.starved, a.punching = 0, 0, 0, 0, false
+	return nil
+}
+
+// survey finds the committed pages. A chunk of which any page is committed has
+// its descriptors and its page of the side array.
+func (p *Pool) survey() error {
+	a := p.arena
+	limit := int64(len(p.mem))
+	err := a.memory.Data(func(off, n int64) bool {
+		for page, end := off/PageSize, min(off+n, limit)/PageSize; page < end; page++ {
+			c := &a.chunks[page/chunkPages]
+			c.committed[page%chunkPages/64] |= 1 << (page % 64)
+		}
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	for i := range a.chunks {
+		c := &a.chunks[i]
+		if c.committed.empty() {
+			continue
+		}
+		err := errors.Join(
+			a.populate(i),
+			p.table.populate(uint32(i)*chunkPages, chunkPages),
+			a.beside.Populate(SideBytes(int64(i)*ChunkSize), SideBytes(ChunkSize)))
+		if err != nil {
+			return err
+		}
+		c.side = true
+		a.update(i)
+	}
+	return a.beside.Data(func(off, n int64) bool {
+		const page = int64(chunkPages * HeaderSize)
+		for i := off / page; i < min((off+n)/page, int64(len(a.chunks))); i++ {
+			a.chunks[i].side = true
+		}
+		return true
+	})
+}
+
+// adopt takes an object into the zspage that its place and size name, which is
+// made if there is none and the object's header agrees: one wrong word must
+// not claim the pages of right ones.
+func (p *Pool) adopt(o Object) error {
+	r, i, number, err := p.locate(o)
+	if err != nil {
+		return err
+	}
+	c := &p.geo.classes[number]
+	d := &p.table.runs[r]
+	switch {
+	case d.pages == 0:
+		if err := p.establish(o, r, number); err != nil {
+			return err
+		}
+	case d.class != number:
+		return fmt.Errorf("zspage %d is of another class: %w", r, ErrCorrupt)
+	}
+	word := &p.table.words(r, c)[i/64]
+	if *word>>(i%64)&1 != 0 {
+		return fmt.Errorf("object %d of zspage %d has two owners: %w", i, r, ErrCorrupt)
+	}
+	*word |= 1 << (i % 64)
+	d.objects++
+	s := &p.slabs[d.slab.Load()]
+	s.classes[number].objects++
+	s.objects++
+	s.bytes += int64(o.Size)
+	if number == p.geo.hugeClass() {
+		s.huge++
+	}
+	return nil
+}
+
+// locate finds the zspage, the number in it and the class of an object.
+func (p *Pool) locate(o Object) (r, i uint32, number uint8, err error) {
+	if !p.geo.stores(o.Size) || uint64(o.Place) >= uint64(len(p.mem))/granule {
+		return 0, 0, 0, fmt.Errorf("place or size out of range: %w", ErrCorrupt)
+	}
+	number = p.geo.classOf(o.Size)
+	c := &p.geo.classes[number]
+	r, i, ok := c.start(uint64(o.Place) * granule)
+	if !ok {
+		return 0, 0, 0, fmt.Errorf("between the objects of class %d: %w", c.size, ErrCorrupt)
+	}
+	if r/chunkPages != (r+c.pages-1)/chunkPages {
+		return 0, 0, 0, fmt.Errorf("zspage %d crosses a chunk: %w", r, ErrCorrupt)
+	}
+	return r, i, number, nil
+}
+
+// establish makes zspage r for its first object.
+func (p *Pool) establish(o Object, r uint32, number uint8) error {
+	c, ch := &p.geo.classes[number], &p.arena.chunks[r/chunkPages]
+	var m pageMap
+	m.setSpan(r%chunkPages, c.pages)
+	for w := range m {
+		if m[w]&^ch.committed[w] != 0 {
+			return fmt.Errorf("zspage %d is not committed: %w", r, ErrCorrupt)
+		}
+		if m[w]&ch.used[w] != 0 {
+			return fmt.Errorf("zspage %d overlaps another: %w", r, ErrCorrupt)
+		}
+	}
+	if got := uint32(p.header(uint64(o.Place)*granule, o.Size)); got != o.Owner {
+		return fmt.Errorf("header names %d: %w", got, ErrCorrupt)
+	}
+	ch.used.setSpan(r%chunkPages, c.pages)
+	s := &p.slabs[r/chunkPages%uint32(len(p.slabs))]
+	p.table.make(r, number, c, s.id)
+	s.classes[number].zspages++
+	return nil
+}
+
+// settleChunk puts the zspages of a chunk into their slabs' lists.
+func (p *Pool) settleChunk(first uint32, ch *chunk) {
+	for i := uint32(0); i < chunkPages; {
+		d := &p.table.runs[first+i]
+		if !ch.used.has(i) {
+			i++
+			continue
+		}
+		i += uint32(d.pages)
+		k := &p.slabs[d.slab.Load()].classes[d.class]
+		k.settle(p.table, i-uint32(d.pages)+first, &p.geo.classes[d.class])
+	}
+}
