@@ -3,6 +3,7 @@ package blockdev
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"os"
 
 	"github.com/zramfs/zramfs/pool"
@@ -94,7 +95,13 @@ func (l layout) write(header []byte) {
 	le.PutUint64(header[32:], uint64(l.frames))
 	le.PutUint64(header[40:], uint64(l.chain))
 	le.PutUint64(header[48:], uint64(os.Getpagesize()))
+	le.PutUint64(header[56:], headerSum(header))
 	copy(header, magic[:])
+}
+
+// headerSum covers the fields from the version on.
+func headerSum(header []byte) uint64 {
+	return uint64(crc32.Checksum(header[8:56], crc32.MakeTable(crc32.Castagnoli)))
 }
 
 // readLayout reads what write wrote.
@@ -106,10 +113,13 @@ func readLayout(header []byte, regionSize int64) (layout, error) {
 	if v := le.Uint64(header[8:]); v != formatVersion {
 		return layout{}, fmt.Errorf("region has format version %d, this binary reads %d: %w", v, formatVersion, ErrUnsupported)
 	}
+	if le.Uint64(header[56:]) != headerSum(header) {
+		return layout{}, fmt.Errorf("region header fails its checksum: %w", ErrCorrupt)
+	}
 	slots, arena := le.Uint64(header[16:]), le.Uint64(header[24:])
 	frames, chain := le.Uint64(header[32:]), le.Uint64(header[40:])
 	if slots == 0 || slots > MaxSize/PageSize || arena == 0 || arena > maxArena || arena%(2<<20) != 0 ||
-		frames > maxFrames || chain == 0 || chain > 16 || le.Uint64(header[48:]) != PageSize {
+		frames > maxFrames || chain == 0 || chain > chainPages || le.Uint64(header[48:]) != PageSize {
 		return layout{}, fmt.Errorf("region header is damaged: %w", ErrCorrupt)
 	}
 	l := layoutOf(slots, int64(arena), int(frames), int(chain))
