@@ -155,29 +155,38 @@ func (p *Pool) punch(i int, m pageMap) error {
 		left.clearSpan(bit, n)
 		invariants.CrashPoint("pool.punch.pages")
 	}
-	if err == nil && p.punchSide(i) {
-		// Only maintenance commits, so the chunk stays void meanwhile.
-		if err = a.beside.Punch(SideBytes(int64(i)*ChunkSize), SideBytes(ChunkSize)); err != nil {
-			err = fmt.Errorf("pool: give back side array of chunk %d: %w", i, err)
-		}
-		invariants.CrashPoint("pool.punch.side")
+	if err == nil {
+		err = p.punchSide(i)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c := &a.chunks[i]
 	c.commit(&left)
-	c.side = c.side && (err != nil || c.tally.committed != 0)
 	a.punches += int64(m.len() - left.len())
 	a.update(i)
 	return err
 }
 
-// punchSide: chunk i is void, but its page of the side array is not.
-func (p *Pool) punchSide(i int) bool {
-	p.arena.mu.Lock()
-	defer p.arena.mu.Unlock()
-	c := &p.arena.chunks[i]
-	return c.side && c.tally.committed == 0
+// punchSide gives back the side array's page of chunk i when the chunk is void.
+// Only maintenance commits, so the chunk stays void meanwhile. After an error
+// the page is still there, until the chunk is void the next time.
+func (p *Pool) punchSide(i int) error {
+	a := p.arena
+	a.mu.Lock()
+	c := &a.chunks[i]
+	idle := c.side && c.tally.committed == 0
+	a.mu.Unlock()
+	if !idle {
+		return nil
+	}
+	if err := a.beside.Punch(SideBytes(int64(i)*ChunkSize), SideBytes(ChunkSize)); err != nil {
+		return fmt.Errorf("pool: give back side array of chunk %d: %w", i, err)
+	}
+	invariants.CrashPoint("pool.punch.side")
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	c.side = false
+	return nil
 }
 
 // keepRows keeps the n highest rows of bits.

@@ -19,6 +19,12 @@ func (p *Pool) Reset() error {
 			return fmt.Errorf("pool: reset: %w", err)
 		}
 	}
+	for i := range p.arena.chunks {
+		// What an error left behind; punch gave back the others.
+		if err := p.punchSide(i); err != nil {
+			return fmt.Errorf("pool: reset: %w", err)
+		}
+	}
 	// Every chunk is void and every descriptor zero: they need no memory.
 	if err := p.clear(); err != nil {
 		return fmt.Errorf("pool: reset: %w", err)
