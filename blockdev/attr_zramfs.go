@@ -23,7 +23,7 @@ func zramfsAttributes() []Attribute {
 		},
 		{
 			Dir: DirZramfs, Name: "memory_stat", Mode: 0o444,
-			Help: "where the memory is, in bytes: pool, frames, tables, reserve and waste",
+			Help: "where the memory is, in bytes: pool, frames, tables, reserve, waste, buffers and processes",
 			Show: showMemory,
 		},
 		{
@@ -91,6 +91,15 @@ func showStreams(d *Device, b []byte) ([]byte, error) {
 }
 
 func showMemory(d *Device, b []byte) ([]byte, error) {
+	b, err := d.appendMemory(b)
+	if add := d.set.cfg.Memory; err == nil && add != nil {
+		return add(b)
+	}
+	return b, err
+}
+
+// appendMemory tells where the disk's memory is.
+func (d *Device) appendMemory(b []byte) ([]byte, error) {
 	k := d.disk.Load()
 	if k == nil {
 		return b, nil

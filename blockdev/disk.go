@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/zramfs/zramfs/compress"
+	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/internal/shm"
 	"github.com/zramfs/zramfs/pool"
 	"github.com/zramfs/zramfs/stable"
@@ -50,6 +51,16 @@ type hand struct {
 	mu   sync.Mutex // below the slot's lock, above the stream's
 	page []byte     // guarded by mu; a page that is patched
 	part []byte     // guarded by mu; a page of which a part is read
+}
+
+func (h *hand) lock() {
+	invariants.Acquire(invariants.RankHand)
+	h.mu.Lock()
+}
+
+func (h *hand) unlock() {
+	invariants.Release(invariants.RankHand)
+	h.mu.Unlock()
 }
 
 // options are what a disk is made with.

@@ -85,8 +85,8 @@ func (d *disk) decompress(stream int, slot uint64, w word, off int, dst, src []b
 	page := dst
 	if len(dst) != PageSize {
 		h := &d.hands[stream]
-		h.mu.Lock()
-		defer h.mu.Unlock()
+		h.lock()
+		defer h.unlock()
 		page = h.part
 	}
 	st := d.codecs.Stream(stream)

@@ -28,6 +28,9 @@ type Config struct {
 
 	// Extra rows of the attribute table: facts of the process.
 	Extra []Attribute
+	// Memory appends to memory_stat what the processes take, "name value" a
+	// line; nil: nothing to add.
+	Memory func(b []byte) ([]byte, error)
 
 	faults *faults // nil but in this package's tests
 }

@@ -51,9 +51,23 @@ func view[T uint32 | uint64](r *shm.Region, off int64, n int) []T {
 	return unsafe.Slice((*T)(unsafe.Add(r.Base(), off)), n)
 }
 
-func (t *table) lock(slot uint64)         { t.locks[slot%stripes].Lock() }
-func (t *table) tryLock(slot uint64) bool { return t.locks[slot%stripes].TryLock() }
-func (t *table) unlock(slot uint64)       { t.locks[slot%stripes].Unlock() }
+func (t *table) lock(slot uint64) {
+	invariants.Acquire(invariants.RankSlot)
+	t.locks[slot%stripes].Lock()
+}
+
+func (t *table) tryLock(slot uint64) bool {
+	if !t.locks[slot%stripes].TryLock() {
+		return false
+	}
+	invariants.Acquired(invariants.RankSlot)
+	return true
+}
+
+func (t *table) unlock(slot uint64) {
+	invariants.Release(invariants.RankSlot)
+	t.locks[slot%stripes].Unlock()
+}
 
 // present says whether the slot's table page exists.
 func (t *table) present(slot uint64) bool {

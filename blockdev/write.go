@@ -53,8 +53,8 @@ func (d *disk) writePart(r *Request, slot uint64, off int, data []byte) error {
 // patch is writePart under the slot's lock; it gives the word to release.
 func (d *disk) patch(r *Request, slot uint64, off int, data []byte) (word, error) {
 	h := &d.hands[r.Stream]
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	h.lock()
+	defer h.unlock()
 	w := d.table.load(slot)
 	if err := d.mayReplace(r, slot, w); err != nil {
 		return 0, err

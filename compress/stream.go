@@ -30,13 +30,25 @@ type StreamStats struct {
 }
 
 // Lock takes the stream for the caller.
-func (st *Stream) Lock() { st.mu.Lock() }
+func (st *Stream) Lock() {
+	invariants.Acquire(invariants.RankStream)
+	st.mu.Lock()
+}
 
 // TryLock takes the stream if nobody has it.
-func (st *Stream) TryLock() bool { return st.mu.TryLock() }
+func (st *Stream) TryLock() bool {
+	if !st.mu.TryLock() {
+		return false
+	}
+	invariants.Acquired(invariants.RankStream)
+	return true
+}
 
 // Unlock gives the stream back.
-func (st *Stream) Unlock() { st.mu.Unlock() }
+func (st *Stream) Unlock() {
+	invariants.Release(invariants.RankStream)
+	st.mu.Unlock()
+}
 
 // Compress gives the page, compressed with the Params of that index, in a buffer
 // of the stream that the next Compress overwrites: 1 to PageSize-1 bytes, or
