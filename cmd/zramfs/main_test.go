@@ -14,6 +14,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/zramfs/zramfs/internal/host"
+	"github.com/zramfs/zramfs/internal/invariants"
 )
 
 func TestMain(m *testing.M) {
@@ -27,6 +28,11 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("NAME", "test-"+strconv.Itoa(os.Getpid())+"-"+filepath.Base(env.WorkDir))
+			rounds := 100
+			if invariants.Enabled { // a race build starts slowly
+				rounds = 5
+			}
+			env.Setenv("ROUNDS", strconv.Itoa(rounds))
 			env.Defer(func() { sweep(t, env.WorkDir) })
 			return os.Mkdir(filepath.Join(env.WorkDir, "mp"), 0o755)
 		},

@@ -112,7 +112,6 @@ func TestStatusOfTree(t *testing.T) {
 		base + "zramfs/stable_stat":    "snapshots 7\n",
 		base + "zramfs/memory_stat":    "pool 4096\n",
 		base + "zramfs/integrity_stat": "corrupt 0\n",
-		base + "zramfs/process_stat":   "worker_resident 1\n",
 		base + "zramfs/daemon_stat":    "keeper_pid 10\ntransport percpu\n",
 	})
 	s, err := deviceStatus(point, 0)

@@ -11,11 +11,8 @@ import (
 	"github.com/zramfs/zramfs/internal/host"
 )
 
-// Attributes that tell about the processes.
-const (
-	attrDaemon  = "daemon_stat"
-	attrProcess = "process_stat"
-)
+// attrDaemon is the attribute that tells about the processes.
+const attrDaemon = "daemon_stat"
 
 // Keys of daemon_stat that commands read back.
 const (
@@ -72,19 +69,17 @@ func allFlush() bool {
 	return err == nil && threads == flushing
 }
 
-// extraAttributes are the rows that the worker adds to the table.
-func (w *worker) extraAttributes(daemon func() string) []blockdev.Attribute {
-	return []blockdev.Attribute{{
+// daemonAttribute is the row that the worker adds to the table.
+func daemonAttribute(text func() string) blockdev.Attribute {
+	return blockdev.Attribute{
 		Dir: blockdev.DirZramfs, Name: attrDaemon, Mode: 0o444,
 		Help: "processes: pids, generation, transport, what the machine did not allow",
-		Show: func(_ *blockdev.Device, b []byte) ([]byte, error) { return append(b, daemon()...), nil },
-	}, {
-		Dir: blockdev.DirZramfs, Name: attrProcess, Mode: 0o444,
-		Help: "memory of keeper and worker in bytes, their threads, and what the worker's collector did",
-		Show: func(_ *blockdev.Device, b []byte) ([]byte, error) { return w.appendProcesses(b) },
-	}}
+		Show: func(_ *blockdev.Device, b []byte) ([]byte, error) { return append(b, text()...), nil },
+	}
 }
 
+// appendProcesses tells memory_stat what both processes take: bytes, threads,
+// and cycles of the worker's collector.
 func (w *worker) appendProcesses(b []byte) ([]byte, error) {
 	for _, p := range []struct {
 		name string

@@ -15,6 +15,9 @@ import (
 	"github.com/zramfs/zramfs/stable"
 )
 
+// plannedLoops is for how many loop devices the kernel's queue is sized.
+const plannedLoops = 2
+
 // serve builds the disk, the tree and the connection, and answers requests
 // until the mount is gone.
 func (w *worker) serve() error {
@@ -27,7 +30,7 @@ func (w *worker) serve() error {
 	conn, err := w.connect(fuseconn.Config{
 		Handler:       tree,
 		Tree:          tree,
-		MaxBackground: fuseconn.MaxBackground(1),
+		MaxBackground: fuseconn.MaxBackground(plannedLoops),
 		AllowOther:    w.task.Config.AllowOther,
 	}, streams)
 	if err != nil {
@@ -57,7 +60,8 @@ func (w *worker) makeDisks(daemon func() string) (*blockdev.Set, int, error) {
 		Streams:     streams,
 		WriteBehind: c.WriteBehind,
 		MemLimit:    c.MemLimit,
-		Extra:       w.extraAttributes(daemon),
+		Extra:       []blockdev.Attribute{daemonAttribute(daemon)},
+		Memory:      w.appendProcesses,
 	}
 	var err error
 	if c.Algorithm != "" {

@@ -42,7 +42,6 @@ type Status struct {
 	StableStat    map[string]int64 `json:"stable_stat"`
 	Places        map[string]int64 `json:"memory_stat"`
 	IntegrityStat map[string]int64 `json:"integrity_stat"`
-	ProcessStat   map[string]int64 `json:"process_stat"`
 }
 
 // States of a mount.
@@ -164,7 +163,6 @@ func deviceStatus(point string, id int) (Status, error) {
 		StableStat:    pairs(r.read("zramfs/stable_stat")),
 		Places:        pairs(r.read("zramfs/memory_stat")),
 		IntegrityStat: pairs(r.read("zramfs/integrity_stat")),
-		ProcessStat:   pairs(r.read("zramfs/" + attrProcess)),
 	}
 	columns(r.read("mm_stat"), &s.OrigDataSize, &s.ComprDataSize, &s.MemUsedTotal,
 		&s.MemLimit, &s.MemUsedMax, &s.SamePages, &s.PagesCompacted,
