@@ -88,6 +88,15 @@ func (p *Pool) checkSlabs() error {
 			}
 		}
 	}
+	for n := range p.zspages {
+		want := int64(0)
+		for i := range sums {
+			want += int64(sums[i][n].zspages)
+		}
+		if got := p.zspages[n].Load(); got != want {
+			return fmt.Errorf("class %d counts %d zspages and has %d", p.geo.classes[n].size, got, want)
+		}
+	}
 	for i := range p.slabs {
 		s := &p.slabs[i]
 		s.mu.Lock()
@@ -166,8 +175,9 @@ func (p *Pool) checkLists(s *slab, number uint8) error {
 		}
 		total += n
 	}
-	if total != k.linked || k.some.Load() != (total != 0) {
-		return fmt.Errorf("lists count %d (%v) and have %d", k.linked, k.some.Load(), total)
+	offers := k.offers.Load()
+	if total != k.linked || offers&offersPartial != 0 != (total != 0) || offers&offersOpen != 0 != (k.open != none) {
+		return fmt.Errorf("lists count %d (offers %d) and have %d", k.linked, offers, total)
 	}
 	if k.open != none && p.table.runs[k.open].slab.Load() != s.id {
 		return fmt.Errorf("open zspage %d is in another slab", k.open)

@@ -96,14 +96,15 @@ type Config struct {
 // exactly one zspage; a zspage belongs to one slab, holds at least one object,
 // and is the slab's open one of its class, or full, or in one of its lists.
 type Pool struct {
-	geo     *Geometry    // immutable
-	poly    *crc32.Table // immutable
-	mem     []byte       // immutable; the arena, shared
-	side    []byte       // immutable; the side array, shared
-	account Account      // immutable
-	table   *table       // immutable; its contents see run
-	arena   *arena       // immutable
-	slabs   []slab       // immutable
+	geo     *Geometry      // immutable
+	poly    *crc32.Table   // immutable
+	mem     []byte         // immutable; the arena, shared
+	side    []byte         // immutable; the side array, shared
+	account Account        // immutable
+	table   *table         // immutable; its contents see run
+	arena   *arena         // immutable
+	slabs   []slab         // immutable
+	zspages []atomic.Int64 // of each class, in all slabs; the slice is immutable
 	wake    chan struct{}
 
 	maintenance sync.Mutex // held for a step of Maintain
@@ -139,6 +140,7 @@ func New(cfg Config) (*Pool, error) {
 		account: cfg.Account,
 		table:   t,
 		slabs:   make([]slab, cfg.Slabs),
+		zspages: make([]atomic.Int64, len(cfg.Geometry.classes)),
 		wake:    make(chan struct{}, 1),
 	}
 	if p.account == nil {
@@ -148,10 +150,18 @@ func New(cfg Config) (*Pool, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("pool: new: %w", err), t.close())
 	}
+	p.initSlabs()
+	return p, nil
+}
+
+// initSlabs makes all slabs empty.
+func (p *Pool) initSlabs() {
 	for i := range p.slabs {
 		p.slabs[i].init(uint32(i), len(p.geo.classes))
 	}
-	return p, nil
+	for i := range p.zspages {
+		p.zspages[i].Store(0)
+	}
 }
 
 // SideBytes is the length of the side array of an arena.

@@ -7,6 +7,10 @@ import (
 	"github.com/zramfs/zramfs/internal/invariants"
 )
 
+// ownZspage is how many zspages per slab a class must have for each slab to
+// fill one of its own.
+const ownZspage = 16
+
 // Put stores a copy of data, which is 1 to HugeSize-1 bytes or a whole page,
 // for owner, through the slab of one stream. The sum kept with it starts from
 // seed. The object is complete when Put returns; nothing else changed if it
@@ -28,7 +32,6 @@ func (p *Pool) Put(slab int, owner, seed uint32, data []byte) (Place, error) {
 			s.mu.Unlock()
 			return 0, err
 		}
-		k.open = r
 	}
 	off := uint64(r)*PageSize + uint64(p.table.claim(r, c)*c.size)
 	// The object is written under the mutex: compaction must not copy it half
@@ -39,8 +42,11 @@ func (p *Pool) Put(slab int, owner, seed uint32, data []byte) (Place, error) {
 	} else {
 		p.write(off, header, data)
 	}
-	if uint32(p.table.runs[r].objects) == c.objects {
-		k.open = none
+	if full := uint32(p.table.runs[r].objects) == c.objects; full == (k.open == r) {
+		if full {
+			r = none
+		}
+		k.fill(r)
 	}
 	k.objects++
 	s.objects++
@@ -75,32 +81,44 @@ func (p *Pool) refill(s *slab, number uint8) (uint32, error) {
 		k.unlink(p.table, r)
 		return r, nil
 	}
-	if r := p.steal(s, number, false); r != none {
+	if p.geo.classes[number].objects == 1 {
+		return p.grow(s, number)
+	}
+	if r := p.steal(s, number, offersPartial); r != none {
 		return r, nil
 	}
-	r, err := p.grow(s, number)
-	if err != nil {
-		if r = p.steal(s, number, true); r == none {
-			return none, err
+	// Where a class has few zspages the streams share the one that is being
+	// filled: one each would be a good part of the class.
+	rare := p.zspages[number].Load() < int64(len(p.slabs))*ownZspage
+	if rare {
+		if r := p.steal(s, number, offersOpen); r != none {
+			return r, nil
 		}
 	}
-	return r, nil
+	r, err := p.grow(s, number)
+	if err != nil && !rare {
+		if r := p.steal(s, number, offersOpen); r != none {
+			return r, nil
+		}
+	}
+	return r, err
 }
 
-// steal takes a partly filled zspage from a slab that nobody holds; open: one
-// that the other is filling will do.
-func (p *Pool) steal(s *slab, number uint8, open bool) uint32 {
+// steal takes a zspage from a slab that nobody holds: a partly filled one, or
+// the one that the other is filling.
+func (p *Pool) steal(s *slab, number uint8, what uint32) uint32 {
 	for i := 1; i < len(p.slabs); i++ {
 		o := &p.slabs[(int(s.id)+i)%len(p.slabs)]
 		k := &o.classes[number]
-		if !k.some.Load() && !open || !o.mu.TryLock() {
+		if k.offers.Load()&what == 0 || !o.mu.TryLock() {
 			continue
 		}
 		r := k.best()
 		if r != none {
 			k.unlink(p.table, r)
-		} else if open {
-			r, k.open = k.open, none
+		} else if what == offersOpen && k.open != none {
+			r = k.open
+			k.fill(none)
 		}
 		if r != none {
 			p.hand(r, number, o, s)
@@ -128,5 +146,6 @@ func (p *Pool) grow(s *slab, number uint8) (uint32, error) {
 	}
 	p.table.make(r, number, c, s.id)
 	s.classes[number].zspages++
+	p.zspages[number].Add(1)
 	return r, nil
 }

@@ -77,9 +77,7 @@ func (p *Pool) clear() error {
 	if err := errors.Join(p.table.clear(), a.clear()); err != nil {
 		return err
 	}
-	for i := range p.slabs {
-		p.slabs[i].init(uint32(i), len(p.geo.classes))
-	}
+	p.initSlabs()
 	return nil
 }
 
@@ -204,6 +202,7 @@ func (p *Pool) establish(o Object, r uint32, number uint8) error {
 	s := &p.slabs[r/chunkPages%uint32(len(p.slabs))]
 	p.table.make(r, number, c, s.id)
 	s.classes[number].zspages++
+	p.zspages[number].Add(1)
 	return nil
 }
 

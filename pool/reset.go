@@ -47,8 +47,6 @@ func (p *Pool) empties() {
 		c.used = pageMap{}
 		a.update(i)
 	}
-	for i := range p.slabs {
-		p.slabs[i].init(uint32(i), len(p.geo.classes))
-	}
+	p.initSlabs()
 	p.account.Give(used)
 }

@@ -16,6 +16,13 @@ const (
 	listNone   = lists          // in no list: open, full, or in somebody's hands
 )
 
+// What a slab has of a class that another may take: a zspage in a list, the one
+// that it is filling.
+const (
+	offersPartial = 1 << iota
+	offersOpen
+)
+
 // slab is where one stream's objects come from. A zspage is in one slab at a
 // time; other slabs take its partly filled ones before they grow.
 type slab struct {
@@ -33,10 +40,10 @@ type slabClass struct {
 	open    uint32 // zspage that is being filled, none: there is none
 	head    [lists]uint32
 	length  [lists]uint32
-	linked  uint32      // sum of length
-	zspages uint32      // all: open, full, in a list
-	objects uint64      // live in them
-	some    atomic.Bool // linked != 0; anyone may look
+	linked  uint32        // sum of length
+	zspages uint32        // all: open, full, in a list
+	objects uint64        // live in them
+	offers  atomic.Uint32 // what others may take; anyone may look
 }
 
 func (s *slab) init(id uint32, classes int) {
@@ -67,7 +74,7 @@ func (k *slabClass) link(t *table, r uint32, list uint8) {
 	k.head[list] = r
 	k.length[list]++
 	if k.linked++; k.linked == 1 {
-		k.some.Store(true)
+		k.announce()
 	}
 }
 
@@ -87,9 +94,28 @@ func (k *slabClass) unlink(t *table, r uint32) {
 	}
 	k.length[d.list]--
 	if k.linked--; k.linked == 0 {
-		k.some.Store(false)
+		k.announce()
 	}
 	d.list, d.next, d.prev = listNone, none, none
+}
+
+// fill makes zspage r, in no list, the open one; none closes it, and leaves
+// what was open to the caller.
+func (k *slabClass) fill(r uint32) {
+	k.open = r
+	k.announce()
+}
+
+// announce tells other slabs what there is to steal.
+func (k *slabClass) announce() {
+	var offers uint32
+	if k.linked != 0 {
+		offers |= offersPartial
+	}
+	if k.open != none {
+		offers |= offersOpen
+	}
+	k.offers.Store(offers)
 }
 
 // settle puts zspage r, which is neither open nor empty, where it belongs.
@@ -139,7 +165,7 @@ func (k *slabClass) emptiest() uint32 {
 // shut closes the open zspage, so that it is one of the partly filled.
 func (k *slabClass) shut(t *table, c *class) {
 	if r := k.open; r != none {
-		k.open = none
+		k.fill(none)
 		k.settle(t, r, c)
 	}
 }
@@ -162,10 +188,11 @@ func (p *Pool) hand(r uint32, number uint8, from, to *slab) {
 func (p *Pool) release(s *slab, r uint32, number uint8) {
 	k, c := &s.classes[number], &p.geo.classes[number]
 	if k.open == r {
-		k.open = none
+		k.fill(none)
 	}
 	k.unlink(p.table, r)
 	k.zspages--
+	p.zspages[number].Add(-1)
 	p.table.unmake(r)
 	if p.arena.give(r, c.pages) {
 		p.rouse()
