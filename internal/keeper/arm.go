@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"runtime"
 	"syscall"
@@ -109,6 +110,9 @@ func (b *boot) note(format string, args ...any) {
 // the machine does not allow is noted and done without.
 func (b *boot) arm() error {
 	runtime.LockOSThread() // the flag is this thread's, and exec keeps this thread
+	if err := b.closeInherited(); err != nil {
+		b.note("%v", err)
+	}
 	if err := host.EnterCgroup(cgroupName); err == nil {
 		b.InCgroup = true
 	} else if host.Capable(host.CapSysAdmin) {
@@ -138,6 +142,19 @@ func (b *boot) arm() error {
 		return err
 	}
 	return fmt.Errorf("exec keeper: %w", syscall.Exec("/proc/self/exe", args, os.Environ()))
+}
+
+// closeInherited lets exec close what the caller's shell left open: a daemon
+// that holds the end of someone's pipe keeps them waiting for ever.
+func (b *boot) closeInherited() error {
+	first := uint(reportFD)
+	if b.reporter != nil {
+		first++
+	}
+	if err := unix.CloseRange(first, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("close inherited descriptors: %w", err)
+	}
+	return nil
 }
 
 // sealedSelf copies the running program to a memory file that nobody can
