@@ -24,6 +24,12 @@ type PerCPUConfig struct {
 	CPUs   []int
 	// Spares is how many buffers a reader has besides the one it reads into.
 	Spares int
+	// Preempt lets a reader interrupt who runs on its CPU as soon as a request
+	// comes. By default it does not (SCHED_BATCH): a submitter that shares the
+	// CPU then queues many requests between two switches, which at depth 32 is
+	// worth 1.1 to 4 times the requests a second; beside a program that never
+	// sleeps a request may wait for the next tick.
+	Preempt bool
 	// Memory is BufferBytes(len(Clones), Spares) bytes.
 	Memory Memory
 
@@ -68,7 +74,9 @@ func NewPerCPU(cfg PerCPUConfig) (*PerCPU, error) {
 	each := int64(1+cfg.Spares) * bufferSize
 	for i, f := range cfg.Clones {
 		mem := cfg.Memory.Bytes(int64(i)*each, each)
-		p.readers = append(p.readers, newReader(i, cfg.CPUs[i], f.Fd(), cfg.Handler, p.control, mem))
+		rd := newReader(i, cfg.CPUs[i], f.Fd(), cfg.Handler, p.control, mem)
+		rd.preempt = cfg.Preempt
+		p.readers = append(p.readers, rd)
 	}
 	return p, nil
 }

@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/zramfs/zramfs/internal/percpu"
 )
@@ -16,6 +17,7 @@ import (
 type reader struct {
 	number  int     // immutable
 	cpu     int     // immutable; -1: not pinned
+	preempt bool    // immutable; as PerCPUConfig.Preempt
 	fd      uintptr // immutable
 	handler Handler // immutable
 	control *control
@@ -66,6 +68,10 @@ func (rd *reader) loop(pinned func(error)) {
 		if err := percpu.Pin(rd.cpu); err != nil {
 			pinned(err)
 		}
+	}
+	if !rd.preempt {
+		// Fails where the policy may not be changed; then it is only slower.
+		_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_BATCH}, 0)
 	}
 	for failures := 0; ; {
 		n, errno := rd.read()
