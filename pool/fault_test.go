@@ -11,7 +11,7 @@ import (
 // been.
 func TestEveryCommitAndPunchFails(t *testing.T) {
 	for k := 1; ; k++ {
-		r := newRig(t, 3, 2, 1200, reserve(128<<10, 512<<10))
+		r := newRig(t, 2, 2, 400, reserve(64<<10, 128<<10))
 		fail := r.arena.fail
 		fail.k = k
 		failures := 0
@@ -29,12 +29,12 @@ func TestEveryCommitAndPunchFails(t *testing.T) {
 			}
 		}
 		rng := rand.New(rand.NewPCG(7, 7))
-		for i := range uint32(1200) {
+		for i := range uint32(400) {
 			for r.put(int(i%2), i, sizes(rng)) != nil {
 				maintain()
 			}
 		}
-		for i := range uint32(1200) {
+		for i := range uint32(400) {
 			if i%7 != 0 {
 				r.free(i)
 			}

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"errors"
+	"flag"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -10,6 +11,9 @@ import (
 // TestModel runs random operations on a pool and on a table of what should be
 // stored, with a check every 200 operations and at the end.
 func TestModel(t *testing.T) {
+	if err := flag.Set("rapid.steps", "120"); err != nil {
+		t.Fatal(err)
+	}
 	rapid.Check(t, func(rt *rapid.T) {
 		r := newRig(t, 3, 3, 400, reserve(64<<10, 512<<10))
 		r.account.limit.Store(int64(rapid.SampledFrom([]int{150, 600, 1 << 20}).Draw(rt, "limit")))

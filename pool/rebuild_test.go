@@ -158,6 +158,7 @@ func FuzzRebuild(f *testing.F) {
 				}
 			}
 		})
+		r.account.pages.Store(r.pool.Stats().Pages)
 		left := map[Object]int{}
 		var bad *Damage
 		if errors.As(err, &bad) {
