@@ -131,7 +131,8 @@ func (p *Pool) checkZspage(page, end uint32) error {
 		return fmt.Errorf("page %d: zspage of %d pages, should be %d", page, d.pages, c.pages)
 	}
 	for i := range c.pages {
-		if tail := &p.table.runs[page+i]; uint32(tail.back) != i || tail.class != d.class || i > 0 && tail.pages != 0 {
+		tail := &p.table.runs[page+i]
+		if uint32(tail.back) != i || tail.class != d.class || i > 0 && tail.pages != 0 {
 			return fmt.Errorf("page %d is not page %d of zspage %d", page+i, i, page)
 		}
 	}
@@ -152,7 +153,8 @@ func (p *Pool) checkZspage(page, end uint32) error {
 		list = fullness(d.objects, c)
 	}
 	if d.list != list {
-		return fmt.Errorf("zspage %d with %d of %d objects is in list %d, not %d", page, live, c.objects, d.list, list)
+		return fmt.Errorf("zspage %d with %d of %d objects is in list %d, not %d",
+			page, live, c.objects, d.list, list)
 	}
 	return nil
 }
@@ -165,7 +167,8 @@ func (p *Pool) checkLists(s *slab, number uint8) error {
 		n, prev := uint32(0), uint32(none)
 		for r := k.head[l]; r != none; prev, r = r, p.table.runs[r].next {
 			d := &p.table.runs[r]
-			if d.prev != prev || int(d.list) != l || d.class != number || d.slab.Load() != s.id || n == k.length[l] {
+			mine := d.class == number && d.slab.Load() == s.id
+			if !mine || d.prev != prev || int(d.list) != l || n == k.length[l] {
 				return fmt.Errorf("list %d is broken at zspage %d", l, r)
 			}
 			n++
@@ -176,7 +179,8 @@ func (p *Pool) checkLists(s *slab, number uint8) error {
 		total += n
 	}
 	offers := k.offers.Load()
-	if total != k.linked || offers&offersPartial != 0 != (total != 0) || offers&offersOpen != 0 != (k.open != none) {
+	told := offers&offersPartial != 0 == (total != 0) && offers&offersOpen != 0 == (k.open != none)
+	if total != k.linked || !told {
 		return fmt.Errorf("lists count %d (offers %d) and have %d", k.linked, offers, total)
 	}
 	if k.open != none && p.table.runs[k.open].slab.Load() != s.id {

@@ -219,7 +219,11 @@ func TestMemoryComesBack(t *testing.T) {
 		t.Errorf("after reset: %+v", st)
 	}
 	for _, m := range []Memory{r.cfg.Arena, r.cfg.Side} {
-		if err := m.Data(func(off, n int64) bool { t.Errorf("after reset there is data at %d", off); return true }); err != nil {
+		err := m.Data(func(off, n int64) bool {
+			t.Errorf("after reset there is data at %d", off)
+			return true
+		})
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
