@@ -12,8 +12,8 @@ help:            ## this list
 build:           ## the static binary, build/zramfs
 	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o build/zramfs ./cmd/zramfs
 
-man: build       ## the man pages, build/man
-	build/zramfs man build/man
+man: build       ## the man pages, docs/man
+	build/zramfs man docs/man
 
 image:           ## a container image, zramfs:latest
 	docker build -t zramfs .
@@ -30,9 +30,9 @@ bench:           ## against kernel zram, tmpfs and nbdkit (root); BENCH=--short 
 lint:            ## gofmt, vet, staticcheck, shellcheck
 	@scripts/lint.sh
 
-install: man     ## the binary and man pages, below PREFIX (/usr/local)
+install: build     ## the binary and man pages, below PREFIX (/usr/local)
 	install -D -t $(DESTDIR)$(PREFIX)/bin build/zramfs
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 build/man/*.1
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 docs/man/*.1
 
 clean:           ## remove build/
 	rm -rf build
