@@ -26,8 +26,7 @@ func codecAttributes() []Attribute {
 						b = fmt.Appendf(b, "%s ", name)
 					}
 				}
-				b[len(b)-1] = '\n'
-				return b, nil
+				return append(b, '\n'), nil // after a space, as the kernel's
 			},
 			Store: storeAlgorithm,
 		},

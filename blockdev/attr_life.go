@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 )
@@ -37,6 +38,9 @@ func lifeAttributes() []Attribute {
 			Help: "any number but 0 frees the disk and puts every setting back; busy while the disk is open",
 			Store: func(d *Device, value string) error {
 				n, err := strconv.ParseUint(trim(value), 0, 16)
+				if errors.Is(err, strconv.ErrRange) {
+					return fmt.Errorf("reset %q: need a number from 1 to 65535: %w", trim(value), ErrRange)
+				}
 				if err != nil || n == 0 {
 					return fmt.Errorf("reset %q: need a number from 1 to 65535: %w", trim(value), ErrInvalid)
 				}
