@@ -113,13 +113,25 @@ func (c *Config) checkTransport() error {
 	return nil
 }
 
+// The number of /dev/fuse (linux/Documentation/admin-guide/devices.txt).
+const fuseMajor, fuseMinor = 10, 229
+
 // checkFuse opens /dev/fuse and closes it again: an open file there that is
 // not mounted has no effect. fusermount3 opens it as the same user.
 func checkFuse(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC, 0)
 	switch {
 	case err == nil:
-		return f.Close()
+		defer f.Close()
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+			return &Error{CodeLacking, path, err}
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(fuseMajor, fuseMinor) {
+			return Errorf(CodeLacking, "%s is not the fuse device (character device %d:%d): something else lies in its place",
+				path, fuseMajor, fuseMinor)
+		}
+		return nil
 	case errors.Is(err, fs.ErrPermission):
 		return &Error{CodeNotPermitted, path + " may not be opened: run as root, or in a container pass " +
 			"--device /dev/fuse --cap-add SYS_ADMIN", err}

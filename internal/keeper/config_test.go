@@ -55,6 +55,7 @@ func TestPageSize(t *testing.T) {
 
 func TestFuseDevice(t *testing.T) {
 	wantError(t, checkFuse(filepath.Join(t.TempDir(), "fuse")), CodeLacking, "modprobe fuse", "--device /dev/fuse")
+	wantError(t, checkFuse("/dev/null"), CodeLacking, "/dev/null is not the fuse device")
 }
 
 func TestMountpoint(t *testing.T) {

@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // A test that needs processes of its own starts this binary again: roleEnv
@@ -22,6 +25,10 @@ func playRole(role string) int {
 	switch role {
 	case roleSectors:
 		err = writeSectors(args)
+	case roleStream:
+		stop := make(chan os.Signal, 1)
+		signal.Notify(stop, unix.SIGTERM)
+		err = stream(args, stop)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
