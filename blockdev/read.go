@@ -12,6 +12,7 @@ func (d *disk) readPage(stream int, slot uint64, off int, dst []byte) error {
 		clear(dst)
 		return nil
 	}
+	d.table.warm(slot)
 	d.table.lock(slot)
 	err := d.readLocked(stream, slot, d.table.load(slot), off, dst)
 	if err == nil {

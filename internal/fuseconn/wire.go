@@ -72,7 +72,8 @@ func served(opcode uint32) bool {
 // any more, since its request was interrupted or the connection ended.
 func send(fd uintptr, p unsafe.Pointer, n int) (gone bool, errno syscall.Errno) {
 	for tries := 0; ; tries++ {
-		_, _, errno = syscall.Syscall(syscall.SYS_WRITE, fd, uintptr(p), uintptr(n))
+		// Raw: the kernel copies and returns, so the scheduler need not know.
+		_, _, errno = syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(p), uintptr(n))
 		switch errno {
 		case 0:
 			return false, 0
