@@ -21,7 +21,8 @@ step "go vet"
 go vet ./...
 tests "unit" "${units[@]}"
 tests "race detector" -race "${units[@]}"
-tests "crash points" -tags crashpoints "${units[@]}"
+tests "crash points" -tags crashpoints -run Crash ./pool ./blockdev
+tests "order of locks, audited promises" -tags invariants -short ./blockdev ./compress ./internal/invariants ./pool ./stable
 if [[ -d test/integration ]]; then
 	step "integration, in a container"
 	if [[ $EUID -eq 0 ]] || docker info >/dev/null 2>&1; then
