@@ -5,6 +5,7 @@ import (
 	"sync"
 	"unsafe"
 
+	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/internal/shm"
 )
 
@@ -95,11 +96,21 @@ func (a *arena) close() error {
 	return a.store.Close()
 }
 
+func (a *arena) lock() {
+	invariants.Acquire(invariants.RankArena)
+	a.mu.Lock()
+}
+
+func (a *arena) unlock() {
+	invariants.Release(invariants.RankArena)
+	a.mu.Unlock()
+}
+
 // take makes n free pages in a row used, 1 <= n <= MaxChain. wake: the reserve
 // is below its low mark and can be filled, or pages are missing.
 func (a *arena) take(n uint32) (page uint32, wake bool, err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.lock()
+	defer a.unlock()
 	i := a.fits[n].first()
 	if i < 0 {
 		if err = a.missing(n); err != nil {
@@ -155,8 +166,8 @@ func (a *arena) gap(n uint32) (int, pageMap) {
 
 // give makes n used pages free.
 func (a *arena) give(page, n uint32) (wake bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.lock()
+	defer a.unlock()
 	i := int(page / chunkPages)
 	a.chunks[i].used.clearSpan(page%chunkPages, n)
 	a.update(i)

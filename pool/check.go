@@ -23,8 +23,8 @@ func (p *Pool) Check(walk func(yield func(Object) bool)) error {
 // checkArena: maps, sets and sums of the arena agree.
 func (p *Pool) checkArena() error {
 	a := p.arena
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.lock()
+	defer a.unlock()
 	var committed, free, reserve int64
 	for i := range a.chunks {
 		c := &a.chunks[i]
@@ -59,16 +59,18 @@ func (p *Pool) checkArena() error {
 	return nil
 }
 
+// slabSum is what the zspages of a slab's class sum up to.
+type slabSum struct {
+	zspages, loose uint32 // loose: in no list
+	objects        uint64
+}
+
 // checkSlabs: every used page is in one zspage, every zspage where its slab
 // looks for it, and the slabs' counters are sums.
 func (p *Pool) checkSlabs() error {
-	type sum struct {
-		zspages, loose uint32 // loose: in no list
-		objects        uint64
-	}
-	sums := make([][]sum, len(p.slabs))
+	sums := make([][]slabSum, len(p.slabs))
 	for i := range sums {
-		sums[i] = make([]sum, len(p.geo.classes))
+		sums[i] = make([]slabSum, len(p.geo.classes))
 	}
 	for i := range p.arena.chunks {
 		used := p.arena.chunks[i].used
@@ -98,24 +100,31 @@ func (p *Pool) checkSlabs() error {
 		}
 	}
 	for i := range p.slabs {
-		s := &p.slabs[i]
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		objects := int64(0)
-		for n := range s.classes {
-			k, want := &s.classes[n], sums[i][n]
-			if err := p.checkLists(s, uint8(n)); err != nil {
-				return fmt.Errorf("slab %d class %d: %w", i, p.geo.classes[n].size, err)
-			}
-			if k.zspages != want.zspages || k.objects != want.objects || k.zspages-k.linked != want.loose {
-				return fmt.Errorf("slab %d class %d: %d zspages (%d in lists) and %d objects, should be %+v",
-					i, p.geo.classes[n].size, k.zspages, k.linked, k.objects, want)
-			}
-			objects += int64(k.objects)
+		if err := p.checkSlab(&p.slabs[i], sums[i]); err != nil {
+			return fmt.Errorf("slab %d: %w", i, err)
 		}
-		if objects != s.objects {
-			return fmt.Errorf("slab %d counts %d objects and has %d", i, s.objects, objects)
+	}
+	return nil
+}
+
+// checkSlab: a slab's lists and counters agree with its zspages.
+func (p *Pool) checkSlab(s *slab, sums []slabSum) error {
+	s.lock()
+	defer s.unlock()
+	objects := int64(0)
+	for n := range s.classes {
+		k, want := &s.classes[n], sums[n]
+		if err := p.checkLists(s, uint8(n)); err != nil {
+			return fmt.Errorf("class %d: %w", p.geo.classes[n].size, err)
 		}
+		if k.zspages != want.zspages || k.objects != want.objects || k.zspages-k.linked != want.loose {
+			return fmt.Errorf("class %d: %d zspages (%d in lists) and %d objects, should be %+v",
+				p.geo.classes[n].size, k.zspages, k.linked, k.objects, want)
+		}
+		objects += int64(k.objects)
+	}
+	if objects != s.objects {
+		return fmt.Errorf("%d objects are counted, there are %d", s.objects, objects)
 	}
 	return nil
 }

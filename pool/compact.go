@@ -47,12 +47,12 @@ func (p *Pool) compactClass(number uint8, m Mover) (freed int64) {
 		pages, more = p.empty(s, number, m)
 		freed += pages
 	}
-	s.mu.Lock()
+	s.lock()
 	k := &s.classes[number]
 	for k.head[listStuck] != none {
 		k.settle(p.table, k.head[listStuck], c)
 	}
-	s.mu.Unlock()
+	s.unlock()
 	return freed
 }
 
@@ -61,9 +61,9 @@ func (p *Pool) compactClass(number uint8, m Mover) (freed int64) {
 func (p *Pool) gather(s, o *slab, number uint8) {
 	c := &p.geo.classes[number]
 	for rounds := 1; rounds > 0; rounds-- {
-		s.mu.Lock()
-		if !o.mu.TryLock() {
-			s.mu.Unlock()
+		s.lock()
+		if !o.tryLock() {
+			s.unlock()
 			return
 		}
 		from, to := &o.classes[number], &s.classes[number]
@@ -80,16 +80,16 @@ func (p *Pool) gather(s, o *slab, number uint8) {
 			p.hand(r, number, o, s)
 			to.settle(p.table, r, c)
 		}
-		o.mu.Unlock()
-		s.mu.Unlock()
+		o.unlock()
+		s.unlock()
 	}
 }
 
 // empty moves up to moveBatch objects out of the emptiest zspage of s. more:
 // there is more to move.
 func (p *Pool) empty(s *slab, number uint8, m Mover) (freed int64, more bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	t, k, c := p.table, &s.classes[number], &p.geo.classes[number]
 	k.shut(t, c)
 	src := k.emptiest()
@@ -104,11 +104,12 @@ func (p *Pool) empty(s *slab, number uint8, m Mover) (freed int64, more bool) {
 			k.settle(t, src, c)
 			return 0, false
 		}
-		if !p.move(k, src, i, dst, c, m) {
+		if !p.move(k, src, i, dst, number, m) {
 			k.link(t, src, listStuck)
 			return 0, true
 		}
 		p.moved.Add(1)
+		p.wipe(src, i, number) // or a later Wipe would miss this copy
 		t.drop(src, i, c)
 		if t.runs[src].objects == 0 {
 			p.release(s, src, number)
@@ -121,7 +122,8 @@ func (p *Pool) empty(s *slab, number uint8, m Mover) (freed int64, more bool) {
 }
 
 // move copies object i of src into dst and has it published.
-func (p *Pool) move(k *slabClass, src, i, dst uint32, c *class, m Mover) bool {
+func (p *Pool) move(k *slabClass, src, i, dst uint32, number uint8, m Mover) bool {
+	c := &p.geo.classes[number]
 	j := p.table.claim(dst, c)
 	from := uint64(src)*PageSize + uint64(i*c.size)
 	to := uint64(dst)*PageSize + uint64(j*c.size)
@@ -132,6 +134,7 @@ func (p *Pool) move(k *slabClass, src, i, dst uint32, c *class, m Mover) bool {
 	moved := m.Move(owner, Place(from/granule), Place(to/granule))
 	invariants.CrashPoint("pool.move.published")
 	if !moved {
+		p.wipe(dst, j, number)
 		p.table.drop(dst, j, c)
 	}
 	k.settle(p.table, dst, c)

@@ -39,6 +39,7 @@ func TestEveryCrashPoint(t *testing.T) {
 		"pool.commit.begin", "pool.commit.side", "pool.commit.pages",
 		"pool.punch.begin", "pool.punch.pages", "pool.punch.side",
 		"pool.move.begin", "pool.move.copied", "pool.move.published",
+		"pool.wipe.begin", "pool.wipe.end",
 	} {
 		if seen[point] == 0 {
 			t.Errorf("never died at %s", point)
@@ -95,7 +96,7 @@ func work(r *rig, seed uint64) {
 	}
 	maintain()
 	for i := range uint32(160) {
-		r.free(i)
+		r.drop(i, r.pool.Wipe)
 	}
 	if err := r.pool.Reset(); err != nil {
 		r.t.Fatal(err)

@@ -1,10 +1,21 @@
 package pool
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/zramfs/zramfs/internal/invariants"
+)
 
 // Free gives up the n bytes stored at a place. No word names the place any
 // more, and nobody reads it. It panics when there is no such object.
-func (p *Pool) Free(pl Place, n int) {
+func (p *Pool) Free(pl Place, n int) { p.free(pl, n, false) }
+
+// Wipe is Free and leaves zeroes where the bytes were: who discards a page
+// wants its secrets gone, while the bytes of an overwritten one may wait for
+// the next object.
+func (p *Pool) Wipe(pl Place, n int) { p.free(pl, n, true) }
+
+func (p *Pool) free(pl Place, n int, wipe bool) {
 	if !p.geo.stores(n) || uint64(pl) >= uint64(len(p.mem))/granule {
 		panic(fmt.Sprintf("pool: free: no place %d of %d bytes", pl, n))
 	}
@@ -16,8 +27,23 @@ func (p *Pool) Free(pl Place, n int) {
 	if number == p.geo.hugeClass() {
 		s.huge--
 	}
+	if wipe {
+		p.wipe(r, i, number)
+	}
 	p.forget(s, r, i, number)
-	s.mu.Unlock()
+	s.unlock()
+}
+
+// wipe zeroes object i of zspage r, its header too. The zspage's slab is locked
+// and no word names the object.
+func (p *Pool) wipe(r, i uint32, number uint8) {
+	c := &p.geo.classes[number]
+	invariants.CrashPoint("pool.wipe.begin")
+	clear(p.mem[uint64(r)*PageSize+uint64(i*c.size):][:c.size])
+	if number == p.geo.hugeClass() {
+		clear(p.side[uint64(r)*HeaderSize:][:HeaderSize])
+	}
+	invariants.CrashPoint("pool.wipe.end")
 }
 
 // lockSlab locks the slab that has zspage r, of which an object is alive.
@@ -26,11 +52,11 @@ func (p *Pool) lockSlab(r uint32) *slab {
 	for {
 		id := d.slab.Load()
 		s := &p.slabs[id]
-		s.mu.Lock()
+		s.lock()
 		if d.slab.Load() == id {
 			return s
 		}
-		s.mu.Unlock()
+		s.unlock()
 	}
 }
 

@@ -32,8 +32,8 @@ func (p *Pool) Maintain() (more bool, err error) {
 
 // pending: another step would do something.
 func (a *arena) pending() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.lock()
+	defer a.unlock()
 	return a.starved != 0 || a.reserve < a.high && !a.bare.empty() ||
 		a.free < a.high && !a.voids.empty() || a.punching || a.wasteful()
 }
@@ -41,8 +41,8 @@ func (a *arena) pending() bool {
 // planCommit chooses void pages of one chunk, none if the reserve is filled.
 // They stay void until maintenance, which the caller holds, commits them.
 func (a *arena) planCommit() (int, pageMap) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.lock()
+	defer a.unlock()
 	if i := a.bare.first(); i >= 0 {
 		a.starved = 0 // a group serves whoever starves
 		if a.reserve >= a.high {
@@ -94,8 +94,8 @@ func (p *Pool) commit(i int, m pageMap) error {
 		done.setSpan(bit, n)
 		invariants.CrashPoint("pool.commit.pages")
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.lock()
+	defer a.unlock()
 	c := &a.chunks[i]
 	c.side = true
 	c.commit(&done)
@@ -108,8 +108,8 @@ func (p *Pool) commit(i int, m pageMap) error {
 // void, so that nobody takes them. The highest chunks come first; groups go
 // only while the reserve is above its high mark.
 func (a *arena) planPunch() (int, pageMap) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.lock()
+	defer a.unlock()
 	a.punching = a.wasteful() || a.punching && a.free > a.high
 	if !a.punching {
 		return 0, pageMap{}
@@ -158,8 +158,8 @@ func (p *Pool) punch(i int, m pageMap) error {
 	if err == nil {
 		err = p.punchSide(i)
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.lock()
+	defer a.unlock()
 	c := &a.chunks[i]
 	c.commit(&left)
 	a.punches += int64(m.len() - left.len())
@@ -172,10 +172,10 @@ func (p *Pool) punch(i int, m pageMap) error {
 // the page is still there, until the chunk is void the next time.
 func (p *Pool) punchSide(i int) error {
 	a := p.arena
-	a.mu.Lock()
+	a.lock()
 	c := &a.chunks[i]
 	idle := c.side && c.tally.committed == 0
-	a.mu.Unlock()
+	a.unlock()
 	if !idle {
 		return nil
 	}
@@ -183,8 +183,8 @@ func (p *Pool) punchSide(i int) error {
 		return fmt.Errorf("pool: give back side array of chunk %d: %w", i, err)
 	}
 	invariants.CrashPoint("pool.punch.side")
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.lock()
+	defer a.unlock()
 	c.side = false
 	return nil
 }

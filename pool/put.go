@@ -23,13 +23,13 @@ func (p *Pool) Put(slab int, owner, seed uint32, data []byte) (Place, error) {
 	c := &p.geo.classes[number]
 	header := uint64(crc32.Update(seed, p.poly, data))<<32 | uint64(owner)
 	s := &p.slabs[slab]
-	s.mu.Lock()
+	s.lock()
 	k := &s.classes[number]
 	r := k.open
 	if r == none {
 		var err error
 		if r, err = p.refill(s, number); err != nil {
-			s.mu.Unlock()
+			s.unlock()
 			return 0, err
 		}
 	}
@@ -51,7 +51,7 @@ func (p *Pool) Put(slab int, owner, seed uint32, data []byte) (Place, error) {
 	k.objects++
 	s.objects++
 	s.bytes += int64(len(data))
-	s.mu.Unlock()
+	s.unlock()
 	return Place(off / granule), nil
 }
 
@@ -110,7 +110,7 @@ func (p *Pool) steal(s *slab, number uint8, what uint32) uint32 {
 	for i := 1; i < len(p.slabs); i++ {
 		o := &p.slabs[(int(s.id)+i)%len(p.slabs)]
 		k := &o.classes[number]
-		if k.offers.Load()&what == 0 || !o.mu.TryLock() {
+		if k.offers.Load()&what == 0 || !o.tryLock() {
 			continue
 		}
 		r := k.best()
@@ -122,10 +122,10 @@ func (p *Pool) steal(s *slab, number uint8, what uint32) uint32 {
 		}
 		if r != none {
 			p.hand(r, number, o, s)
-			o.mu.Unlock()
+			o.unlock()
 			return r
 		}
-		o.mu.Unlock()
+		o.unlock()
 	}
 	return none
 }

@@ -37,7 +37,7 @@ func TestEverythingAtOnce(t *testing.T) {
 					continue
 				}
 				if rng.IntN(4) == 0 {
-					r.free(o)
+					r.drop(o, r.pool.Wipe)
 				} else if err := r.put(s, o, sizes(rng)); errors.Is(err, ErrLimit) {
 					refused.Add(1)
 				} else if errors.Is(err, ErrNoRoom) {

@@ -9,9 +9,9 @@ func (p *Pool) Reset() error {
 	defer p.maintenance.Unlock()
 	p.empties()
 	for {
-		p.arena.mu.Lock()
+		p.arena.lock()
 		i, m := p.arena.evict(0)
-		p.arena.mu.Unlock()
+		p.arena.unlock()
 		if m.empty() {
 			break
 		}

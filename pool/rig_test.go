@@ -227,14 +227,17 @@ func (r *rig) store(slab int, owner uint32, size int) {
 	r.t.Fatal("maintenance finds no room")
 }
 
-func (r *rig) free(owner uint32) {
+func (r *rig) free(owner uint32) { r.drop(owner, r.pool.Free) }
+
+// drop empties an owner's word and frees the object by the way given.
+func (r *rig) drop(owner uint32, free func(Place, int)) {
 	s := &r.slots[owner]
 	s.mu.Lock()
 	old, size := s.place, s.size
 	s.size = 0
 	s.mu.Unlock()
 	if size != 0 {
-		r.pool.Free(old, size)
+		free(old, size)
 	}
 }
 

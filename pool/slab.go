@@ -4,6 +4,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/internal/percpu"
 )
 
@@ -44,6 +45,25 @@ type slabClass struct {
 	zspages uint32        // all: open, full, in a list
 	objects uint64        // live in them
 	offers  atomic.Uint32 // what others may take; anyone may look
+}
+
+func (s *slab) lock() {
+	invariants.Acquire(invariants.RankSlab)
+	s.mu.Lock()
+}
+
+// tryLock is how a second slab is locked.
+func (s *slab) tryLock() bool {
+	if !s.mu.TryLock() {
+		return false
+	}
+	invariants.Acquired(invariants.RankSlab)
+	return true
+}
+
+func (s *slab) unlock() {
+	invariants.Release(invariants.RankSlab)
+	s.mu.Unlock()
 }
 
 func (s *slab) init(id uint32, classes int) {

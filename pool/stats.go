@@ -22,15 +22,15 @@ func (p *Pool) Stats() Stats {
 	st := Stats{Compacted: p.compacted.Load(), Moved: p.moved.Load()}
 	for i := range p.slabs {
 		s := &p.slabs[i]
-		s.mu.Lock()
+		s.lock()
 		st.Objects += s.objects
 		st.Huge += s.huge
 		st.Bytes += s.bytes
-		s.mu.Unlock()
+		s.unlock()
 	}
 	a := p.arena
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.lock()
+	defer a.unlock()
 	st.Pages = a.committed - a.free
 	st.Committed, st.Free, st.Reserve = a.committed, a.free, a.reserve
 	st.Waste = max(0, a.free-a.high)
@@ -69,8 +69,8 @@ func (p *Pool) Classes() []ClassStat {
 
 // addClass adds one slab's share to a row and returns its zspages.
 func (p *Pool) addClass(row *ClassStat, s *slab, n int, c *class) int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	k := &s.classes[n]
 	full := int64(k.zspages - k.linked)
 	for l := range fullnesses {
