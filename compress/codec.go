@@ -3,6 +3,8 @@ package compress
 import (
 	"fmt"
 	"strings"
+
+	"github.com/zramfs/zramfs/internal/nearest"
 )
 
 // A codec is the private state of one stream for one Params. It is used by one
@@ -66,14 +68,8 @@ func find(name string) (family, error) {
 	case "":
 		return family{}, fmt.Errorf("%w: no name given; one of %s", ErrUnknown, strings.Join(Codecs(), ", "))
 	}
-	best := all[0].name
-	for _, f := range all[1:] {
-		if distance(name, f.name) < distance(name, best) {
-			best = f.name
-		}
-	}
 	return family{}, fmt.Errorf("%w %q; the nearest is %s, and there are %s",
-		ErrUnknown, name, best, strings.Join(Codecs(), ", "))
+		ErrUnknown, name, nearest.Of(name, Codecs(), 1)[0], strings.Join(Codecs(), ", "))
 }
 
 // Codecs gives the names of all codecs, in the order of comp_algorithm.
@@ -96,25 +92,4 @@ func List(current string) string {
 		}
 	}
 	return strings.Join(names, " ")
-}
-
-// distance is the number of bytes to insert, delete or change to make b from a.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -1,7 +1,6 @@
 package keeper
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zramfs/zramfs/internal/nearest"
 )
 
 // classDir holds what belongs to no device: hot_add and hot_remove.
@@ -75,7 +76,7 @@ func attributePath(point, attribute string, id int) (string, error) {
 			names = append(names, e.Name())
 		}
 	}
-	return "", Errorf(CodeNoAttribute, "no attribute %q: the nearest names are %s", name, strings.Join(nearest(bare, names), ", "))
+	return "", Errorf(CodeNoAttribute, "no attribute %q: the nearest names are %s", name, strings.Join(nearest.Of(bare, names, 3), ", "))
 }
 
 // Get reads an attribute of a device of a mount.
@@ -119,36 +120,4 @@ func Set(path, attribute, value string, id int) error {
 		return &Error{CodeBusy, attribute + " cannot be changed while the device is set up or open", err}
 	}
 	return err
-}
-
-// nearest gives up to three names, the most similar first.
-func nearest(name string, names []string) []string {
-	names = slices.Clone(names)
-	slices.Sort(names)
-	names = slices.Compact(names)
-	slices.SortStableFunc(names, func(a, b string) int {
-		return cmp.Compare(distance(name, a), distance(name, b))
-	})
-	return names[:min(3, len(names))]
-}
-
-// distance is Levenshtein's, in bytes.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -59,20 +59,6 @@ func TestAttributePath(t *testing.T) {
 	wantError(t, err, CodeUsage, "zramN/ATTRIBUTE")
 }
 
-func TestNearest(t *testing.T) {
-	for _, c := range []struct {
-		a, b string
-		want int
-	}{{"", "", 0}, {"", "ab", 2}, {"kitten", "sitting", 3}, {"disksize", "disk_size", 1}, {"a", "b", 1}} {
-		if got := distance(c.a, c.b); got != c.want {
-			t.Errorf("distance(%q, %q) = %d, want %d", c.a, c.b, got, c.want)
-		}
-	}
-	if got := nearest("reste", []string{"initstate", "reset", "disksize", "reset"}); got[0] != "reset" || len(got) != 3 {
-		t.Errorf("got %v", got)
-	}
-}
-
 func TestLoopPolicy(t *testing.T) {
 	for text, want := range map[string]Code{
 		"[snapshot] wait refuse\n": CodeOK,

@@ -21,6 +21,7 @@ const module = "github.com/zramfs/zramfs/"
 var rooms = map[string][]string{
 	"stable":              {},
 	"internal/invariants": {},
+	"internal/nearest":    {},
 	"internal/percpu":     {},
 	"internal/shm":        {},
 	"pool":                {"internal/shm"},
@@ -34,7 +35,7 @@ var rooms = map[string][]string{
 	"cmd/zramfs": {"blockdev", "compress", "stable", "internal/keeper", "internal/host"},
 }
 
-var leaves = []string{"internal/invariants", "internal/percpu"}
+var leaves = []string{"internal/invariants", "internal/nearest", "internal/percpu"}
 
 // only says which rooms may import a library.
 var only = map[string][]string{
