@@ -14,11 +14,14 @@ type account struct {
 }
 
 // Take takes pages, or nothing and false.
-func (a *account) Take(pages int64) bool {
+func (a *account) Take(pages int64) bool { return a.take(pages, 0) }
+
+// take is Take that leaves room for so many pages more.
+func (a *account) take(pages, leave int64) bool {
 	for {
 		used := a.used.Load()
 		now := used + pages
-		if limit := a.limit.Load(); limit != 0 && now > limit {
+		if limit := a.limit.Load(); limit != 0 && now > limit-leave {
 			return false
 		}
 		if a.used.CompareAndSwap(used, now) {
@@ -30,6 +33,12 @@ func (a *account) Take(pages int64) bool {
 
 // Give gives pages back.
 func (a *account) Give(pages int64) { a.used.Add(-pages) }
+
+// resetMax begins the high-water mark anew.
+func (a *account) resetMax() {
+	a.max.Store(0)
+	a.raise(a.used.Load())
+}
 
 func (a *account) raise(now int64) {
 	for {

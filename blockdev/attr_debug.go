@@ -2,6 +2,7 @@ package blockdev
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"github.com/zramfs/zramfs/pool"
 )
@@ -13,10 +14,11 @@ func debugAttributes() []Attribute {
 			Dir: DirClasses, Name: "classes", Mode: 0o444,
 			Help: "the pool's size classes: zspages by fullness, objects, pages",
 			Show: func(d *Device, b []byte) ([]byte, error) {
-				k := d.disk.Load()
+				k := d.hold()
 				if k == nil {
 					return b, nil
 				}
+				defer k.letGo()
 				return appendClasses(b, k.pool.Classes()), nil
 			},
 		},
@@ -57,12 +59,13 @@ func appendClasses(b []byte, rows []pool.ClassStat) []byte {
 // huge, idle, recompressed, incompressible. The fraction of the access time
 // is always 0, as in newer kernels.
 func showBlockState(d *Device, b []byte) ([]byte, error) {
-	k := d.disk.Load()
+	k := d.hold()
 	if k == nil {
 		return b, fmt.Errorf("block_state: %s has no disksize yet: %w", d.Name(), ErrInvalid)
 	}
+	defer k.letGo()
 	for slot, w := range k.table.each {
-		b = fmt.Appendf(b, "%12d %12d.%06d %c%c%c%c%c%c\n", slot, k.table.atimes[slot], 0,
+		b = fmt.Appendf(b, "%12d %12d.%06d %c%c%c%c%c%c\n", slot, atomic.LoadUint32(&k.table.atimes[slot]), 0,
 			mark(w.state() == same, 's'), '.', mark(w.state() == huge, 'h'),
 			mark(w.has(flagIdle), 'i'), '.', mark(w.has(flagIncompressible), 'n'))
 	}

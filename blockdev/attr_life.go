@@ -58,6 +58,7 @@ func lifeAttributes() []Attribute {
 				if err != nil {
 					return err
 				}
+				defer k.letGo()
 				return k.populate()
 			},
 		},

@@ -1,6 +1,9 @@
 package blockdev
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // memoryAttributes: how much memory the disk may take, and giving it back.
 func memoryAttributes() []Attribute {
@@ -13,7 +16,7 @@ func memoryAttributes() []Attribute {
 				if err != nil {
 					return fmt.Errorf("mem_limit: %w", err)
 				}
-				n = roundUp(n, PageSize)
+				n = roundLimit(n)
 				d.mu.Lock()
 				defer d.mu.Unlock()
 				d.next.limit = n
@@ -31,7 +34,7 @@ func memoryAttributes() []Attribute {
 					return fmt.Errorf("mem_used_max %q: need 0: %w", trim(value), ErrInvalid)
 				}
 				if k := d.disk.Load(); k != nil {
-					k.account.max.Store(k.account.used.Load())
+					k.account.resetMax()
 				}
 				return nil
 			},
@@ -44,6 +47,7 @@ func memoryAttributes() []Attribute {
 				if err != nil {
 					return err
 				}
+				defer k.letGo()
 				freed, err := k.compact()
 				if err != nil {
 					return fmt.Errorf("compact: %d pages returned, then: %w", freed, err)
@@ -53,6 +57,9 @@ func memoryAttributes() []Attribute {
 		},
 	}
 }
+
+// roundLimit makes a limit whole pages.
+func roundLimit(n int64) int64 { return roundUp(min(n, math.MaxInt64-PageSize), PageSize) }
 
 // compact moves objects together while I/O runs.
 func (d *disk) compact() (freed int64, err error) {

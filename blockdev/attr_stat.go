@@ -9,10 +9,7 @@ func statAttributes() []Attribute {
 			Dir: DirBlock, Name: "io_stat", Mode: 0o444,
 			Help: "failed_reads failed_writes invalid_io notify_free",
 			Show: func(d *Device, b []byte) ([]byte, error) {
-				var s sums
-				if k := d.disk.Load(); k != nil {
-					s = sumLanes(k.lanes)
-				}
+				s := d.sums()
 				return fmt.Appendf(b, "%8d %8d %8d %8d\n", s.failedReads, s.failedWrites, 0, s.discards), nil
 			},
 		},
@@ -29,14 +26,19 @@ func statAttributes() []Attribute {
 			Dir: DirBlock, Name: "debug_stat", Mode: 0o444,
 			Help: "version, then writestall (always 0) and miss_free",
 			Show: func(d *Device, b []byte) ([]byte, error) {
-				var s sums
-				if k := d.disk.Load(); k != nil {
-					s = sumLanes(k.lanes)
-				}
-				return fmt.Appendf(b, "version: 1\n%8d %8d\n", 0, s.missFree), nil
+				return fmt.Appendf(b, "version: 1\n%8d %8d\n", 0, d.sums().missFree), nil
 			},
 		},
 	}
+}
+
+// sums is the total of the counters, zero without a disk.
+func (d *Device) sums() (s sums) {
+	if k := d.hold(); k != nil {
+		defer k.letGo()
+		s = sumLanes(k.lanes)
+	}
+	return s
 }
 
 // memory is what mm_stat tells, in pages unless said otherwise.
@@ -50,7 +52,8 @@ func (d *Device) memory() (m memory) {
 	d.mu.Lock()
 	m.limit = d.next.limit
 	d.mu.Unlock()
-	if k := d.disk.Load(); k != nil {
+	if k := d.hold(); k != nil {
+		defer k.letGo()
 		m.sums = sumLanes(k.lanes)
 		m.used, m.max = k.account.used.Load(), k.account.max.Load()
 		m.compacted = k.pool.Stats().Compacted

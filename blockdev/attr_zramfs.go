@@ -30,11 +30,7 @@ func zramfsAttributes() []Attribute {
 			Dir: DirZramfs, Name: "integrity_stat", Mode: 0o444,
 			Help: "pages whose word, object or checksum was found wrong",
 			Show: func(d *Device, b []byte) ([]byte, error) {
-				var s sums
-				if k := d.disk.Load(); k != nil {
-					s = sumLanes(k.lanes)
-				}
-				return fmt.Appendf(b, "corrupt %d\n", s.corrupt), nil
+				return fmt.Appendf(b, "corrupt %d\n", d.sums().corrupt), nil
 			},
 		},
 	}
@@ -72,15 +68,17 @@ func storeAudit(d *Device, value string) error {
 	if err != nil {
 		return err
 	}
+	defer k.letGo()
 	k.stable.AuditEvery(uint32(n))
 	return nil
 }
 
 func showStreams(d *Device, b []byte) ([]byte, error) {
-	k := d.disk.Load()
+	k := d.hold()
 	if k == nil {
 		return b, nil
 	}
+	defer k.letGo()
 	b = append(b, "stream compressed stored decompressed read written parked\n"...)
 	for i := range k.lanes {
 		l, s := &k.lanes[i], k.codecs.Stream(i).Stats()
@@ -100,10 +98,11 @@ func showMemory(d *Device, b []byte) ([]byte, error) {
 
 // appendMemory tells where the disk's memory is.
 func (d *Device) appendMemory(b []byte) ([]byte, error) {
-	k := d.disk.Load()
+	k := d.hold()
 	if k == nil {
 		return b, nil
 	}
+	defer k.letGo()
 	p := k.pool.Stats()
 	frames, frameBytes := 0, int64(0)
 	if k.frames != nil {

@@ -51,10 +51,10 @@ func Attributes() []Attribute {
 	return rows
 }
 
-// disked gives the initialised disk, or an error of the kernel's kind for an
-// attribute that needs one.
+// disked holds the initialised disk, or gives an error of the kernel's kind for
+// an attribute that needs one.
 func (d *Device) disked(attribute string) (*disk, error) {
-	if k := d.disk.Load(); k != nil {
+	if k := d.hold(); k != nil {
 		return k, nil
 	}
 	return nil, fmt.Errorf("%s: %s has no disksize yet; set it first: %w", attribute, d.Name(), ErrInvalid)

@@ -166,7 +166,8 @@ func TestCrashPoints(t *testing.T) {
 		"pool.move.begin", "pool.move.copied", "pool.move.published",
 		"pool.punch.begin", "pool.punch.pages", "pool.punch.side",
 		"pool.put.begin", "pool.put.bytes", "pool.put.header",
-		"table.element", "table.presence", "table.store", "table.stored",
+		"pool.wipe.begin", "pool.wipe.end",
+		"table.element", "table.presence", "table.store", "table.stored", "table.wipe",
 	} {
 		if seen[point] == 0 {
 			t.Errorf("nobody died at %s", point)

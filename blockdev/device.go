@@ -57,6 +57,17 @@ func (d *Device) Size() int64 {
 	return int64(k.table.slots) * PageSize
 }
 
+// hold gives the disk to a control operation; a reset waits until letGo. nil if
+// there is none. Who holds a disk must not take Device.mu.
+func (d *Device) hold() *disk {
+	if k := d.disk.Load(); k != nil && k.users.enter(0) {
+		return k
+	}
+	return nil
+}
+
+func (k *disk) letGo() { k.users.leave(0) }
+
 // Open counts an opener. ErrNoDevice if the device was removed.
 func (d *Device) Open() error {
 	d.mu.Lock()
@@ -145,6 +156,7 @@ func (d *Device) resetLocked() error {
 	}
 	k.gate.shut()
 	d.disk.Store(nil)
+	k.users.shut()
 	k.close()
 	d.set.cfg.Source.Drop(d.Name(), k.region)
 	return nil

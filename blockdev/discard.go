@@ -6,9 +6,13 @@ import (
 	"github.com/zramfs/zramfs/stable"
 )
 
-// discardStep is how many held pages a discard frees before it lets others
-// through: on a reader's thread it then goes to the sweeper.
-const discardStep = 1024
+// How many held pages a discard frees, and about how many slots it looks at,
+// before it lets others through: on a reader's thread it then goes to the
+// sweeper.
+const (
+	discardStep = 1024
+	scanStep    = 64 << 10
+)
 
 // stepDiscard empties whole pages and zeroes ragged edges. It costs a bit per
 // absent table page and a word per slot of the others.
@@ -29,7 +33,7 @@ func (d *disk) stepDiscard(r *Request) error {
 		d.lanes[r.Stream].discards.Add(int64(next - slot))
 		r.done += int64(next-slot) * PageSize
 		if !whole {
-			d.lanes[r.Stream].parked.Add(1)
+			d.countParked(r)
 			d.sweeper.push(r)
 			return errPark
 		}
@@ -45,12 +49,16 @@ func (d *disk) zeroPart(r *Request, slot uint64, off, n int) error {
 	return d.writePart(r, slot, off, d.zero[:n])
 }
 
-// discardSome empties slots in [slot, last) and stops after discardStep pages
-// that held something; it says where, and whether that was the end.
+// discardSome empties slots in [slot, last) and stops after a step; it says
+// where, and whether that was the end.
 func (d *disk) discardSome(stream int, slot, last uint64) (next uint64, whole bool) {
-	held := 0
+	held, seen := 0, uint64(0)
 	for slot = d.table.nextPresent(slot); slot < last; slot = d.table.nextPresent(slot) {
+		if seen >= scanStep {
+			return slot, false
+		}
 		end := min((slot/slotsPerTablePage+1)*slotsPerTablePage, last)
+		seen += end - slot
 		for ; slot < end; slot++ {
 			if atomic.LoadUint64(&d.table.words[slot]) == 0 {
 				continue
@@ -65,7 +73,7 @@ func (d *disk) discardSome(stream int, slot, last uint64) (next uint64, whole bo
 	return last, true
 }
 
-// emptySlot publishes the empty word and frees what the slot held.
+// emptySlot publishes the empty word, then wipes and frees what the slot held.
 func (d *disk) emptySlot(stream int, slot uint64) {
 	d.table.lock(slot)
 	old := d.table.load(slot)
@@ -75,13 +83,14 @@ func (d *disk) emptySlot(stream int, slot uint64) {
 	}
 	d.table.store(slot, 0)
 	if !old.sound(slot) {
-		old = 0
+		old = lostWord
 	}
+	d.table.wipeElement(slot, old)
 	d.lanes[stream].move(old, 0)
 	if old.state() == staged {
 		// A discard changes no byte of the frame, so no policy is asked.
 		d.frames.Leave(stable.Frame(old.place()), false)
 	}
 	d.table.unlock(slot)
-	d.release(old)
+	d.wipe(old)
 }

@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -35,8 +36,9 @@ type disk struct {
 	policy atomic.Uint32 // stable.Policy
 	params atomic.Uint32 // index of the params that new objects get
 	clock  atomic.Uint32 // seconds; coarse, moved on by the upkeep goroutine
-	gate   gate
-	quiet  sync.RWMutex // read-held by background steps, held by a check
+	gate   gate          // of requests
+	users  gate          // of control operations, which never hold Device.mu inside
+	quiet  sync.RWMutex  // read-held by background steps, held by a check
 
 	upkeep  upkeep
 	waiting waiting
@@ -120,6 +122,7 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 		hugeLen: g.HugeSize(),
 		zero:    make([]byte, PageSize),
 		gate:    newGate(o.streams),
+		users:   newGate(1),
 		stop:    make(chan struct{}),
 	}
 	d.policy.Store(uint32(o.policy))
@@ -147,18 +150,27 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 	}); err != nil {
 		return nil, fmt.Errorf("pool: %w", err)
 	}
-	if err := d.openParams(o.params); err != nil {
-		return nil, err
-	}
-	if l.frames > 0 {
-		d.frames = stable.NewFrames(r.Bytes(l.staging.off, l.staging.n), o.streams, d.stable)
-		if err := r.Populate(l.staging.off, l.staging.n); err != nil {
-			return nil, fmt.Errorf("populate frames: %w", err)
-		}
-	}
 	d.upkeep.wake = make(chan struct{}, 1)
 	d.sweeper.wake = make(chan struct{}, 1)
+	if l.frames > 0 {
+		d.frames = stable.NewFrames(r.Bytes(l.staging.off, l.staging.n), o.streams, d.stable)
+	}
+	if err := errors.Join(d.openParams(o.params), d.ready()); err != nil {
+		return nil, errors.Join(err, d.pool.Close())
+	}
 	return d, nil
+}
+
+// ready commits what every request may touch, however sparse the disk: the
+// counters, the bitmap of the slot table (even a look at a hole would make a
+// page of it), and the frames.
+func (d *disk) ready() error {
+	for _, s := range []span{lanesSpan(len(d.lanes)), d.layout.presence, d.layout.staging} {
+		if err := d.region.Populate(s.off, s.n); err != nil {
+			return fmt.Errorf("populate counters, bitmap and frames: %w", err)
+		}
+	}
+	return nil
 }
 
 // start fills the reserve and starts the goroutines.
@@ -184,6 +196,7 @@ func (d *disk) close() {
 	if err := d.pool.Close(); err != nil {
 		panic(err) // an unmap of what we mapped
 	}
+	d.waiting.gate.close()
 	for r := d.waiting.gate.takeOne(); r != nil; r = d.waiting.gate.takeOne() {
 		r.Done(r, 0, ErrNotReady)
 	}

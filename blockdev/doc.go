@@ -12,7 +12,7 @@
 //
 // Lock order, upward only:
 //
-//	Device.mu → gate → slot stripe → compress.Stream → pool's slab → pool's arena
+//	Device.mu → gate → slot stripe → hand → compress.Stream → pool's slab → pool's arena
 //
 // The frame queues of package stable, the lists of parked requests and the
 // account are leaves. Compaction holds a slab and only tries slots.

@@ -28,7 +28,7 @@ type lane struct {
 	hugeSince                 atomic.Int64
 	corrupt                   atomic.Int64 // pages whose word, object or CRC was wrong
 	missFree                  atomic.Int64 // always 0: no free is ever missed
-	parked                    atomic.Int64 // requests that had to wait
+	parked                    atomic.Int64 // requests that had to wait, but for the end of a check
 
 	_ [256 - 14*8]byte
 }
@@ -36,6 +36,11 @@ type lane struct {
 // lanesOf casts the header's lane area.
 func lanesOf(r *shm.Region, n int) []lane {
 	return unsafe.Slice((*lane)(unsafe.Add(r.Base(), lanesAt)), n)
+}
+
+// lanesSpan is where n lanes lie, in whole pages.
+func lanesSpan(n int) span {
+	return span{lanesAt, roundUp(int64(n)*int64(unsafe.Sizeof(lane{})), PageSize)}
 }
 
 // move counts a slot's change from one word to another.

@@ -11,18 +11,32 @@ type waiting struct {
 
 // requests is a list of parked requests, oldest first, threaded through them.
 type requests struct {
-	mu    sync.Mutex
-	first *Request  // guarded by mu
-	last  **Request // guarded by mu; where the next one is hung
+	mu     sync.Mutex
+	first  *Request  // guarded by mu
+	last   **Request // guarded by mu; where the next one is hung
+	closed bool      // guarded by mu; nobody comes for what is pushed now
 }
 
-func (q *requests) push(r *Request) {
-	r.next = nil
+// push hangs a request on. False: the list is closed, and the request still
+// the caller's.
+func (q *requests) push(r *Request) bool {
 	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return false
+	}
+	r.next = nil
 	if q.first == nil {
 		q.last = &q.first
 	}
 	*q.last, q.last = r, &r.next
+	return true
+}
+
+// close lets no more requests in.
+func (q *requests) close() {
+	q.mu.Lock()
+	q.closed = true
 	q.mu.Unlock()
 }
 

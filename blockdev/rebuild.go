@@ -22,7 +22,7 @@ func adoptDisk(r *shm.Region, o options) (*disk, error) {
 		return nil, err
 	}
 	if err := d.rebuild(); err != nil {
-		return nil, err
+		return nil, errors.Join(err, d.pool.Close())
 	}
 	return d, nil
 }
@@ -44,7 +44,7 @@ func (d *disk) rebuild() error {
 		}
 		fr, err := d.frameOf(slot, w)
 		if err != nil || !d.frames.Claim(fr, slot) {
-			d.table.store(slot, makeWord(lost, 0, 1, 0))
+			d.table.store(slot, lostWord)
 			d.lanes[0].corrupt.Add(1)
 			continue
 		}
@@ -54,7 +54,7 @@ func (d *disk) rebuild() error {
 	var damage *pool.Damage
 	if err := d.pool.Rebuild(d.objects); errors.As(err, &damage) {
 		for _, o := range damage.Objects {
-			d.table.store(uint64(o.Owner), makeWord(lost, 0, 1, 0))
+			d.table.store(uint64(o.Owner), lostWord)
 		}
 		d.lanes[0].corrupt.Add(int64(len(damage.Objects)))
 	} else if err != nil {

@@ -31,6 +31,7 @@ type Request struct {
 	// Tag is the caller's own; the Device never looks at it.
 	Tag any
 
-	next *Request // guarded by the queue the request is parked on
-	done int64    // bytes finished before it was parked
+	next   *Request // guarded by the queue the request is parked on
+	done   int64    // bytes finished before it was parked
+	parked bool     // counted as parked
 }

@@ -45,13 +45,13 @@ func fill(dst []byte, element uint64, off int) {
 	}
 }
 
-// sameWord packs an element into a word; inTable says that it does not fit and
-// lies in the element table.
-func sameWord(element uint64) (w word, inTable bool) {
+// sameWord packs an element into a word; one that does not fit lies in the
+// element table.
+func sameWord(element uint64) word {
 	if lo := element & 0xffffffff; lo == element>>32 {
-		return makeWord(same, 0, 1, lo), false
+		return makeWord(same, 0, 1, lo)
 	}
-	return makeWord(same, 0, 2, 0), true
+	return makeWord(same, 0, 2, 0)
 }
 
 // putElement stores an element that does not fit into the word. Caller holds
@@ -62,10 +62,19 @@ func (t *table) putElement(slot, element uint64) {
 	atomic.StoreUint64(&t.elements[slot], element)
 }
 
+// wipeElement zeroes what the word that was just replaced had in the element
+// table. Caller holds the slot's lock.
+func (t *table) wipeElement(slot uint64, old word) {
+	if old.inTable() {
+		invariants.CrashPoint("table.wipe")
+		atomic.StoreUint64(&t.elements[slot], 0)
+	}
+}
+
 // element gives what fills a same page. Caller holds the slot's lock.
 func (t *table) element(slot uint64, w word) uint64 {
-	if w.size() == 1 {
-		return w.place()&0xffffffff | w.place()<<32
+	if w.inTable() {
+		return atomic.LoadUint64(&t.elements[slot])
 	}
-	return atomic.LoadUint64(&t.elements[slot])
+	return w.place()&0xffffffff | w.place()<<32
 }

@@ -37,7 +37,7 @@ type Config struct {
 
 // Settings gives the defaults.
 func (c *Config) Settings() settings {
-	return settings{params: c.Algorithm, policy: c.Policy, writeBehind: c.WriteBehind, limit: c.MemLimit}
+	return settings{params: c.Algorithm, policy: c.Policy, writeBehind: c.WriteBehind, limit: roundLimit(c.MemLimit)}
 }
 
 // Set is the zram-control class: the devices of one mount, by number.

@@ -14,7 +14,9 @@ const stallRetry = 20 * time.Millisecond
 // takeFrame gives a fresh frame for a slot, if write-behind is on, one is free
 // and the memory limit has room for it.
 func (d *disk) takeFrame(slot uint64) (stable.Frame, bool) {
-	if d.frames == nil || !d.account.Take(1) {
+	// Staging leaves the room that the frames will need: staged pages that fill
+	// the limit could never be compressed.
+	if d.frames == nil || !d.account.take(1, int64(d.frames.Len())) {
 		return 0, false
 	}
 	fr, ok := d.frames.Take(slot)
@@ -75,19 +77,12 @@ func (d *disk) compressNext(stream int) (more bool, err error) {
 	w, err := d.compress(stream, slot, v)
 	v.Release()
 
-	// The slot may have moved on meanwhile: the frame knows.
 	d.table.lock(slot)
 	free := true
 	if err != nil {
 		free = !d.frames.Again(fr, stream)
-	} else if d.frames.Current(fr) {
-		old := d.table.load(slot)
-		d.table.store(slot, w|old&(flagIdle|flagPP))
-		d.lanes[stream].move(old, w)
-		d.frames.End(fr)
-	} else {
-		d.frames.End(fr)
-		defer d.release(w)
+	} else if !d.replaceStaged(stream, slot, fr, w) {
+		defer d.wipe(w)
 	}
 	d.table.unlock(slot)
 	if free {
@@ -98,6 +93,25 @@ func (d *disk) compressNext(stream int) (more bool, err error) {
 		d.upkeep.poke()
 	}
 	return true, err
+}
+
+// replaceStaged publishes what a frame was compressed to and frees the frame.
+// False: the slot has moved on meanwhile. The frame knows, unless the word that
+// named it was damaged: a damaged word, or what overwrote it, stays.
+// Caller holds the slot's lock.
+func (d *disk) replaceStaged(stream int, slot uint64, fr stable.Frame, w word) bool {
+	current, old := d.frames.Current(fr), d.table.load(slot)
+	was := makeWord(staged, 0, PageSize, uint64(fr))
+	named := current && old.sound(slot) && old&^(flagIdle|flagPP) == was.seal(slot)
+	switch {
+	case named:
+		d.table.store(slot, w|old&(flagIdle|flagPP))
+		d.lanes[stream].move(was, w)
+	case current:
+		d.lanes[stream].move(was, lostWord)
+	}
+	d.frames.End(fr)
+	return named
 }
 
 // wakeWaiters carries on the writes that waited for a slot's compression.

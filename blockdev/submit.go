@@ -9,15 +9,16 @@ func (d *disk) submit(r *Request) (n int, parked bool, err error) {
 	if uint(r.Stream) >= uint(len(d.lanes)) {
 		return 0, false, fmt.Errorf("stream %d of %d: %w", r.Stream, len(d.lanes), ErrInvalid)
 	}
-	if err := d.bound(r); err != nil {
-		d.countFailure(r)
-		return 0, false, err
-	}
-	r.done = 0
+	r.done, r.parked = 0, false
 	if !d.gate.enter(r.Stream) {
-		d.waiting.gate.push(r)
+		if !d.waiting.gate.push(r) {
+			return 0, false, ErrNotReady
+		}
 		d.upkeep.poke()
 		return 0, true, nil
+	}
+	if err := d.bound(r); err != nil {
+		return d.finish(r, err)
 	}
 	return d.advance(r)
 }
@@ -53,12 +54,11 @@ func (d *disk) bound(r *Request) error {
 // advance carries a request on from where it stands. If it parks, the request
 // is somebody else's from that moment and is not touched again here.
 func (d *disk) advance(r *Request) (n int, parked bool, err error) {
-	stream := r.Stream
 	switch err = d.step(r); err {
 	case errPark:
 		return 0, true, nil // the list took it under the slot's lock
 	case errRoom:
-		d.lanes[stream].parked.Add(1)
+		d.countParked(r)
 		d.waiting.room.push(r)
 		d.upkeep.poke()
 		return 0, true, nil
@@ -81,6 +81,14 @@ func (d *disk) countFailure(r *Request) {
 		d.lanes[r.Stream].failedReads.Add(1)
 	} else {
 		d.lanes[r.Stream].failedWrites.Add(1)
+	}
+}
+
+// countParked counts a request that is about to be parked, once.
+func (d *disk) countParked(r *Request) {
+	if !r.parked {
+		r.parked = true
+		d.lanes[r.Stream].parked.Add(1)
 	}
 }
 

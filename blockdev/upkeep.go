@@ -68,12 +68,13 @@ func (d *disk) admit() {
 }
 
 // keepUp maintains the pool until there is nothing left to do, and carries on
-// whoever waits for room. When all the room there is has been made and nobody
-// who waits got any further, no more will come by itself: ErrNoSpace.
+// whoever waits for room. When a round made no room, because all there is has
+// been made, and nobody who waits got any further, no more will come by itself:
+// ErrNoSpace. A round that made some may have lost it to others.
 func (d *disk) keepUp() {
 	d.quiet.RLock()
 	defer d.quiet.RUnlock()
-	for {
+	for commits := int64(-1); ; {
 		more, err := d.pool.Maintain()
 		if more && err == nil {
 			continue
@@ -82,7 +83,11 @@ func (d *disk) keepUp() {
 		if !waited {
 			return
 		}
-		if !progress || err != nil {
+		if progress && err == nil {
+			continue
+		}
+		before := commits
+		if commits = d.pool.Stats().Commits; commits == before || err != nil {
 			d.retryRoom(true)
 			return
 		}

@@ -27,6 +27,10 @@ const (
 	lost                // its object was found damaged by Rebuild: unreadable until it is written
 )
 
+// lostWord is the word of a lost page. A word that fails its check counts as
+// one when it is replaced: nobody knows what it named.
+const lostWord = word(lost)
+
 // String names a state as the documentation does.
 func (s state) String() string {
 	if names := [...]string{"empty", "same", "staged", "stored", "huge", "lost"}; int(s) < len(names) {
@@ -77,6 +81,9 @@ func (w word) params() uint8   { return uint8(w>>paramsShift) & 15 }
 func (w word) size() int       { return int(w>>sizeShift)&0xfff + 1 }
 func (w word) place() uint64   { return uint64(w>>placeShift) & maxPlace }
 func (w word) has(f word) bool { return w&f != 0 }
+
+// inTable: of a same page whose element lies in the element table.
+func (w word) inTable() bool { return w.state() == same && w.size() == 2 }
 
 // check folds 56 bits into eight so that each bit of the word moves exactly
 // one bit of the result, then mixes in the slot number.

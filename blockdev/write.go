@@ -13,14 +13,12 @@ import (
 type built struct {
 	w       word
 	element uint64 // of a same page that needs the element table
-	inTable bool
 }
 
 func poolPlace(w word) pool.Place { return pool.Place(w.place()) }
 
 // writePage stores a whole page. Its bytes are private to the request.
 func (d *disk) writePage(r *Request, slot uint64, page []byte) error {
-	d.lanes[r.Stream].writes.Add(1)
 	b, err := d.build(r.Stream, slot, page)
 	if err != nil {
 		return err
@@ -32,6 +30,7 @@ func (d *disk) writePage(r *Request, slot uint64, page []byte) error {
 		d.drop(b)
 		return err
 	}
+	d.lanes[r.Stream].writes.Add(1)
 	d.release(old)
 	return nil
 }
@@ -39,14 +38,18 @@ func (d *disk) writePage(r *Request, slot uint64, page []byte) error {
 // writePart patches a part of a page. The slot's lock is held from the read to
 // the commit, so that two writers of two halves lose nothing.
 func (d *disk) writePart(r *Request, slot uint64, off int, data []byte) error {
-	d.lanes[r.Stream].writes.Add(1)
 	d.table.lock(slot)
 	old, err := d.patch(r, slot, off, data)
 	d.table.unlock(slot)
 	if err != nil {
 		return err
 	}
-	d.release(old)
+	d.lanes[r.Stream].writes.Add(1)
+	if r.Op == OpWrite {
+		d.release(old)
+	} else { // a part was discarded
+		d.wipe(old)
+	}
 	return nil
 }
 
@@ -75,8 +78,7 @@ func (d *disk) patch(r *Request, slot uint64, off int, data []byte) (word, error
 // same-filled page, a staged frame if there is one free, else an object.
 func (d *disk) build(stream int, slot uint64, page []byte) (built, error) {
 	if e, ok := sameFilled(page); ok {
-		w, inTable := sameWord(e)
-		return built{w, e, inTable}, nil
+		return built{sameWord(e), e}, nil
 	}
 	if fr, ok := d.takeFrame(slot); ok {
 		invariants.CrashPoint("frame.begin")
@@ -151,7 +153,7 @@ func (d *disk) mayReplace(r *Request, slot uint64, old word) error {
 	case stable.MustRefuse:
 		return ErrRefused
 	case stable.MustWait:
-		d.lanes[r.Stream].parked.Add(1)
+		d.countParked(r)
 		d.waiting.frame.push(r)
 		return errPark
 	}
@@ -161,13 +163,16 @@ func (d *disk) mayReplace(r *Request, slot uint64, old word) error {
 // commit stores the new word and settles what goes with it. Caller holds the
 // slot's lock, and releases the word it gets after unlocking.
 func (d *disk) commit(stream int, slot uint64, old word, b built) word {
-	if b.inTable {
+	if b.w.inTable() {
 		d.table.putElement(slot, b.element)
 	}
 	d.table.store(slot, b.w)
 	d.table.touch(slot, d.clock.Load())
 	if !old.sound(slot) {
-		old = 0 // what a damaged word named is for Rebuild to find
+		old = lostWord // what a damaged word named is for Rebuild to find
+	}
+	if !b.w.inTable() {
+		d.table.wipeElement(slot, old)
 	}
 	d.lanes[stream].move(old, b.w)
 	if old.state() == staged {
@@ -188,12 +193,21 @@ func (d *disk) release(old word) {
 	}
 }
 
-// drop frees content that was built and not published.
+// wipe is release, and leaves no byte of the object.
+func (d *disk) wipe(old word) {
+	switch old.state() {
+	case stored, huge:
+		d.pool.Wipe(poolPlace(old), old.size())
+	}
+}
+
+// drop frees content that was built and not published: no discard would ever
+// find it.
 func (d *disk) drop(b built) {
 	if b.w.state() == staged {
 		d.frames.Give(stable.Frame(b.w.place()))
 		d.account.Give(1)
 		return
 	}
-	d.release(b.w)
+	d.wipe(b.w)
 }

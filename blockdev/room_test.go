@@ -1,0 +1,108 @@
+package blockdev
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/zramfs/zramfs/pool"
+)
+
+// Staged pages never take the room that they need to be compressed into: with
+// a limit as small as the frames the disk holds as much as without them.
+func TestFramesLeaveRoom(t *testing.T) {
+	held := func(frames int) (n int) {
+		src := newSource(t)
+		o := quietOptions(t, 2048*PageSize, frames)
+		o.limit = 1 << 20
+		d, err := createDisk(src, "zram0", o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { src.Drop("zram0", d.region) }()
+		for slot := range int64(2048) {
+			r := &Request{Op: OpWrite, Off: slot * PageSize, Data: stamped(t, uint64(slot)), Done: func(_ *Request, _ int, err error) {
+				if err == nil {
+					n++
+				}
+			}}
+			if _, parked, err := d.submit(r); parked {
+				d.keepUp()
+			} else if r.Done(r, 0, err); err != nil && frames > 0 {
+				d.compressNext(0) // not before nothing else is left to do
+			}
+		}
+		if err := d.check(); err != nil {
+			t.Error(err)
+		}
+		return n
+	}
+	if without, with := held(0), held(256); with < without*9/10 {
+		t.Errorf("1 MiB holds %d pages without frames and %d with 256", without, with)
+	}
+}
+
+// mem_limit is rounded up to pages, however it is set, and the largest number
+// is no limit that matters.
+func TestLimitIsRounded(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.MemLimit = 100
+	d := newDevice(t, 64*PageSize, cfg)
+	if n := column(t, d, "mm_stat", mmLimit); n != PageSize {
+		t.Errorf("mem_limit 100 shows %d, want a page", n)
+	}
+	huge := func() error { _, err := d.WriteAt(append(incompressible(), incompressible()...), 0); return err }
+	if err := huge(); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("two raw pages under a limit of one: %v, want ErrNoSpace", err)
+	}
+	if err := store(d, "mem_limit", "9223372036854775807"); err != nil {
+		t.Fatal(err)
+	}
+	if err := huge(); err != nil {
+		t.Errorf("a write under the largest limit: %v", err)
+	}
+}
+
+// A request that waits for room is not told that there is none because others
+// were quicker to take what upkeep made.
+func TestWaiterIsOvertaken(t *testing.T) {
+	src := newSource(t)
+	o := quietOptions(t, 2048*PageSize, 0)
+	var d *disk
+	var stolen []pool.Place
+	attempts := 0 // by the writer, then by upkeep, which it waits for
+	o.faults = &faults{put: func() error {
+		for attempts++; attempts <= 3; {
+			pl, err := d.pool.Put(1, 0, 0, incompressible())
+			if err != nil {
+				break
+			}
+			stolen = append(stolen, pl)
+		}
+		return nil
+	}}
+	d, err := createDisk(src, "zram0", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { src.Drop("zram0", d.region) }()
+	if err := d.fillReserve(); err != nil {
+		t.Fatal(err)
+	}
+	answered := false
+	if _, parked, err := d.submit(&Request{Op: OpWrite, Data: incompressible(), Done: func(_ *Request, _ int, err error) {
+		if answered = true; err != nil {
+			t.Errorf("a write that was overtaken: %v", err)
+		}
+	}}); !parked {
+		t.Fatalf("the write found room (%v)", err)
+	}
+	if d.keepUp(); !answered || attempts < 4 {
+		t.Errorf("answered %v after %d attempts, want the fourth to pass", answered, attempts)
+	}
+	for _, pl := range stolen {
+		d.pool.Free(pl, PageSize)
+	}
+	if err := d.check(); err != nil {
+		t.Error(err)
+	}
+}
