@@ -117,6 +117,28 @@ func DetachLoop(path string) error {
 		return fmt.Errorf("detach loop: %w", err)
 	}
 	defer dev.Close()
+	return clearLoop(dev, path)
+}
+
+// ReleaseLoops lets go of the loop devices whose file lies in dir, which will
+// never answer again: now, or when their last user lets go of them. Once dir
+// is unmounted nobody could tell any more whose they were.
+func ReleaseLoops(dir string) error {
+	loops, err := LoopsBelow(dir)
+	for _, l := range loops {
+		dev, openErr := os.OpenFile(l.Path, os.O_RDWR|unix.O_CLOEXEC, 0)
+		if openErr != nil {
+			err = errors.Join(err, fmt.Errorf("release loop: %w", openErr))
+			continue
+		}
+		err = errors.Join(err, clearLoop(dev, l.Path))
+		dev.Close()
+	}
+	return err
+}
+
+// clearLoop puts the queue settings back and detaches, at the last close.
+func clearLoop(dev *os.File, path string) error {
 	sys := filepath.Join("/sys/block", filepath.Base(path))
 	for _, set := range []struct{ file, value string }{
 		{"queue/stable_writes", "0"},

@@ -58,6 +58,30 @@ func attachForTest(t *testing.T, file string) Loop {
 	return loop
 }
 
+// A loop device that is in use goes when its user does.
+func TestReleaseLoops(t *testing.T) {
+	needRoot(t)
+	idle, used := backingFile(t, 1<<20), backingFile(t, 1<<20)
+	attachForTest(t, idle)
+	loop := attachForTest(t, used)
+	user, err := os.OpenFile(loop.Path, os.O_RDONLY|unix.O_EXCL, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]int{idle: 0, used: 1} {
+		if err := ReleaseLoops(filepath.Dir(file)); err != nil {
+			t.Error(err)
+		}
+		if left, err := LoopsBelow(file); len(left) != want || err != nil {
+			t.Errorf("%v are left (%v), want %d", left, err, want)
+		}
+	}
+	user.Close()
+	if left, err := LoopsBelow(used); len(left) != 0 || err != nil {
+		t.Errorf("%v are left (%v) when nobody uses them", left, err)
+	}
+}
+
 func TestLoopLife(t *testing.T) {
 	needRoot(t)
 	file := backingFile(t, 1<<20)

@@ -207,11 +207,14 @@ func (k *keeper) end() error {
 	if k.dev == "" && k.held.fuse != nil {
 		k.dev = deviceOf(k.boot.Config.Mountpoint)
 	}
-	k.unmount(true)
 	k.held.close() // the last files of a connection that still has users: it ends with errors, not a hang
 	var err error
+	if k.dev != "" && deviceOf(k.boot.Config.Mountpoint) == k.dev {
+		err = host.ReleaseLoops(k.boot.Config.Mountpoint)
+	}
+	k.unmount(true)
 	if k.worker != nil {
-		err = k.worker.stop(drainTime)
+		err = errors.Join(err, k.worker.stop(drainTime))
 	}
 	if k.source != nil {
 		err = errors.Join(err, k.source.Close())

@@ -75,7 +75,7 @@ func Umount(path string) error {
 	}
 	daemon, err := readDaemon(m.Point)
 	if isDead(err) {
-		return host.Unmount(m.Point, true)
+		return errors.Join(host.ReleaseLoops(m.Point), host.Unmount(m.Point, true))
 	}
 	if err != nil {
 		return err

@@ -106,7 +106,9 @@ func (w *worker) watchKeeper() {
 		}
 		switch {
 		case err != nil:
-			_ = host.Unmount(w.task.Config.Mountpoint, true) // it may be gone already
+			// It may be gone already, and then there are no loop devices on it.
+			_ = host.ReleaseLoops(w.task.Config.Mountpoint)
+			_ = host.Unmount(w.task.Config.Mountpoint, true)
 			os.Exit(int(CodeFailure))
 		case m.Kind == msgStop:
 			w.stop()

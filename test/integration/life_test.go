@@ -152,37 +152,53 @@ func TestHundredMounts(t *testing.T) {
 	}
 }
 
-// TestWorkerKilled kills the worker under load, on the file and through a loop
-// device. The mount ends: errors, nothing hangs, umount clears away what is
-// left, and the place can be used again.
-func TestWorkerKilled(t *testing.T) {
+// TestKilled kills the worker, the keeper, or both, under load on the file and
+// through a loop device. The mount ends: errors, nothing hangs, umount clears
+// away what is left, the loop device goes too, and the place can be used again.
+func TestKilled(t *testing.T) {
 	need(t, "/dev/loop-control")
 	for _, transport := range transports {
-		t.Run(transport, func(t *testing.T) {
-			m := mount(t, "--size", "64M", "--transport", transport, "--write-behind", "8")
-			loop := m.attach()
-			writers := []*exec.Cmd{streaming(m, 0, m.disk(0), 0), streaming(m, 0, m.disk(0), 100), streaming(m, 0, loop, 1000)}
-			if err := unix.Kill(int(m.stat("zramfs/daemon_stat", "worker_pid")), unix.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-			for i, w := range writers {
-				ended(t, w, fmt.Sprintf("writer %d", i))
-				if w.ProcessState.ExitCode() != 1 {
-					t.Errorf("writer %d ended with %v, want an I/O error: %s", i, w.ProcessState, w.Stderr)
+		for _, who := range [][]string{{"worker"}, {"keeper"}, {"keeper", "worker"}} {
+			t.Run(transport+"/"+strings.Join(who, "+"), func(t *testing.T) {
+				m := mount(t, "--size", "64M", "--transport", transport, "--write-behind", "8")
+				loop := m.attach()
+				writers := []*exec.Cmd{
+					streaming(m, 0, m.disk(0), 0), streaming(m, 0, m.disk(0), 100), streaming(m, 0, loop, 1000),
 				}
-			}
-			// The loop device still holds the mount until it is let go.
-			for _, l := range loopsOn(m.point) {
-				run(t, "losetup", "-d", l)
-			}
-			await(t, "the end of the mount", func() bool {
-				r := command(zramfsBinary, "umount", m.point)
-				return r.code == 0 || r.code == 4
+				var pids []int
+				for _, name := range who {
+					pids = append(pids, int(m.stat("zramfs/daemon_stat", name+"_pid")))
+				}
+				if len(pids) == 2 { // neither can clear away after the other
+					if err := unix.Kill(pids[1], unix.SIGSTOP); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for _, pid := range pids {
+					if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for i, w := range writers {
+					ended(t, w, fmt.Sprintf("writer %d", i))
+					if w.ProcessState.ExitCode() != 1 {
+						t.Errorf("writer %d ended with %v, want an I/O error: %s", i, w.ProcessState, w.Stderr)
+					}
+				}
+				await(t, "the end of the mount", func() bool {
+					r := command(zramfsBinary, "umount", m.point)
+					return r.code == 0 || r.code == 4
+				})
+				nothing(t, m.point)
+				// Its file is gone, so it has no path any more to be known by.
+				await(t, "the end of "+loop, func() bool {
+					file, err := os.ReadFile("/sys/block/" + filepath.Base(loop) + "/loop/backing_file")
+					return err != nil || strings.TrimSpace(string(file)) != "/dev/zram0"
+				})
+				again := mountAt(t, m.point, "--size", "1M")
+				writeAt(t, open(t, again.disk(0), os.O_RDWR), 0, []byte("again"))
 			})
-			nothing(t, m.point)
-			again := mountAt(t, m.point, "--size", "1M")
-			writeAt(t, open(t, again.disk(0), os.O_RDWR), 0, []byte("again"))
-		})
+		}
 	}
 }
 
