@@ -43,9 +43,9 @@ func mountCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.Var(&size, "size", "size of the disk, up to 16T")
-	f.StringVar(&c.Algorithm, "algorithm", "", algorithmHelp)
+	f.StringVar(&c.Algorithm, "algorithm", "lz4", algorithmHelp)
 	f.Var(&limit, "mem-limit", memLimitHelp)
-	f.StringVar(&c.Stable, "stable", "", "what a write gets that meets its page under compression: "+
+	f.StringVar(&c.Stable, "stable", "snapshot", "what a write gets that meets its page under compression: "+
 		strings.Join(keeper.Policies(), ", "))
 	f.IntVar(&c.WriteBehind, "write-behind", 0, "frames for pages that are acknowledged before they are compressed; 0 is off")
 	f.IntVar(&c.Streams, "streams", 0, "compression streams; 0 is one per CPU")

@@ -32,7 +32,7 @@ func swapOnCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.Var(&size, "size", "size of the disk (default: half of the memory, at most 4G)")
 	f.IntVar(&c.Priority, "priority", 100, "swap priority, 0 to 32767")
-	f.StringVar(&c.Algorithm, "algorithm", "", algorithmHelp)
+	f.StringVar(&c.Algorithm, "algorithm", "lz4", algorithmHelp)
 	f.Var(&limit, "mem-limit", memLimitHelp)
 	f.StringVar(&c.Name, "name", defaultName, "name of the mount under "+keeper.RunDir)
 	jsonFlag(cmd, &asJSON)
