@@ -2,9 +2,15 @@ package blockdev
 
 import (
 	"errors"
+	"fmt"
+	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/zramfs/zramfs/compress"
+	"github.com/zramfs/zramfs/internal/invariants"
 )
 
 // Statistics are read, and the device is compacted and populated, while
@@ -30,7 +36,7 @@ func TestAttributesDuringReset(t *testing.T) {
 			}
 		})
 	}
-	for range 100 {
+	for range 30 {
 		if err := d.SetSize(64 * PageSize); err != nil {
 			t.Fatal(err)
 		}
@@ -126,5 +132,52 @@ func TestReadersFaultNothing(t *testing.T) {
 	}
 	if after != before {
 		t.Errorf("reads and a discard of nothing took %d bytes", after-before)
+	}
+}
+
+// A disk that cannot be made leaves no mapping behind.
+func TestFailureLeaksNoMapping(t *testing.T) {
+	mapped := func() (pages int64) {
+		b, err := os.ReadFile("/proc/self/statm")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Sscan(string(b), &pages); err != nil {
+			t.Fatal(err)
+		}
+		return pages
+	}
+	src := newSource(t)
+	o := quietOptions(t, 1<<40, 0)
+	o.params = compress.Params{Codec: "nothing"}
+	before := mapped()
+	for range 8 {
+		if _, err := createDisk(src, "zram0", o); err == nil {
+			t.Fatal("a disk was made with a codec that does not exist")
+		}
+	}
+	if grown := (mapped() - before) * PageSize; grown > 1<<30 {
+		t.Errorf("%d bytes of address space are left behind", grown)
+	}
+}
+
+// A check of a large disk takes memory for what is stored, not for what could
+// be: the machine may be short of it.
+func TestCheckIsSmall(t *testing.T) {
+	if invariants.Enabled {
+		t.Skip("builds with checks allocate; the plain build tests this")
+	}
+	d := newDevice(t, 1<<40, testConfig(t))
+	for i := range uint64(100) {
+		write(t, d, stamped(t, i), int64(i)<<30)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if err := d.Check(); err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 8<<20 {
+		t.Errorf("the check of 100 pages allocated %d bytes", n)
 	}
 }

@@ -51,6 +51,9 @@ func (d *disk) rebuild() error {
 		d.account.used.Add(1)
 		d.frames.Stage(fr, int(slot)%len(d.lanes))
 	}
+	if d.frames != nil {
+		d.frames.WipeFree()
+	}
 	var damage *pool.Damage
 	if err := d.pool.Rebuild(d.objects); errors.As(err, &damage) {
 		for _, o := range damage.Objects {

@@ -186,3 +186,29 @@ func (d *disk) mayBeEmpty(slot uint64) bool {
 	w := d.table.load(slot)
 	return w == 0 || w.state() == same || w.state() == staged
 }
+
+// A worker that died between emptying a slot and wiping its frame leaves the
+// page's bytes; the next one wipes them.
+func TestRebuildWipesFrames(t *testing.T) {
+	src := newSource(t)
+	o := quietOptions(t, 8*PageSize, 8)
+	d, _ := filledDisk(t, src, o, 3)
+	defer func() { src.Drop("zram0", d.region) }()
+	if _, parked, err := d.submit(&Request{Op: OpDiscard, Len: 8 * PageSize}); parked || err != nil {
+		t.Fatal(parked, err)
+	}
+	staging := d.region.Bytes(d.layout.staging.off, d.layout.staging.n)
+	if bytes.Count(staging, []byte{0}) == len(staging) {
+		t.Fatal("no frame holds anything")
+	}
+	succeeded, err := adoptDisk(d.region, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left := len(staging) - bytes.Count(staging, []byte{0}); left != 0 {
+		t.Errorf("%d bytes of discarded pages are left in frames", left)
+	}
+	if err := succeeded.check(); err != nil {
+		t.Error(err)
+	}
+}

@@ -106,3 +106,52 @@ func TestWaiterIsOvertaken(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Where the arena is in pieces too small for a zspage, a page is stored raw
+// before it is refused: the disk has room for as many pages as the arena.
+func TestFragmentsTakeRawPages(t *testing.T) {
+	const slots = 1000
+	src := newSource(t)
+	o := quietOptions(t, slots*PageSize, 0)
+	l := layoutOf(slots, 4<<20, 0, chainPages)
+	r, err := src.Create("zram0", l.total)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { src.Drop("zram0", r) }()
+	l.write(r.Bytes(0, PageSize))
+	d, err := openDisk(r, l, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.fillReserve(); err != nil {
+		t.Fatal(err)
+	}
+	do := func(req *Request) {
+		t.Helper()
+		answer := errors.New("never answered")
+		req.Done = func(_ *Request, _ int, err error) { answer = err }
+		_, parked, err := d.submit(req)
+		if parked {
+			d.keepUp()
+			err = answer
+		}
+		if err != nil {
+			t.Fatalf("request at page %d: %v", req.Off/PageSize, err)
+		}
+	}
+	for slot := range int64(slots) {
+		do(&Request{Op: OpWrite, Off: slot * PageSize, Data: incompressible()})
+	}
+	for slot := int64(0); slot < slots; slot += 2 {
+		do(&Request{Op: OpDiscard, Off: slot * PageSize, Len: PageSize})
+	}
+	for slot := int64(0); slot < slots; slot += 2 {
+		p := incompressible()
+		clear(p[3000:])
+		do(&Request{Op: OpWrite, Off: slot * PageSize, Data: p})
+	}
+	if err := d.check(); err != nil {
+		t.Error(err)
+	}
+}

@@ -117,6 +117,11 @@ func (d *disk) compress(stream int, slot uint64, v stable.View) (word, error) {
 		return 0, fmt.Errorf("store slot %d: %w", slot, err)
 	}
 	place, err := d.pool.Put(stream, uint32(slot), w.seed(slot), out)
+	if err == pool.ErrFull && w.state() == stored {
+		// The arena is in pieces too small for the zspage; one page may be left.
+		out, w = v.Bytes(), makeWord(huge, 0, PageSize, 0)
+		place, err = d.pool.Put(stream, uint32(slot), w.seed(slot), out)
+	}
 	switch err {
 	case nil:
 		return w | word(place)<<placeShift, nil

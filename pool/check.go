@@ -1,6 +1,12 @@
 package pool
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"github.com/zramfs/zramfs/internal/shm"
+)
 
 // Check proves the invariants of a quiet pool against the owner's words: each
 // object lies where its word says, has that owner alone, and there is no other;
@@ -202,7 +208,12 @@ func (p *Pool) checkLists(s *slab, number uint8) error {
 func (p *Pool) checkObjects(walk func(yield func(Object) bool)) error {
 	var damage Damage
 	var objects, huge, bytes int64
-	seen := make([]uint64, len(p.table.bits))
+	// Off the heap, and sparse as the arena is: a check may run where memory is short.
+	store, err := shm.NewPrivate(int64(len(p.table.bits)) * wordSize)
+	if err != nil {
+		return err
+	}
+	seen := unsafe.Slice((*uint64)(store.Base()), len(p.table.bits))
 	walk(func(o Object) bool {
 		r, i, number, err := p.locate(o)
 		if err == nil {
@@ -219,7 +230,7 @@ func (p *Pool) checkObjects(walk func(yield func(Object) bool)) error {
 		}
 		return true
 	})
-	if err := damage.errOrNil(); err != nil {
+	if err := errors.Join(damage.errOrNil(), store.Close()); err != nil {
 		return err
 	}
 	if st := p.Stats(); st.Objects != objects || st.Huge != huge || st.Bytes != bytes {

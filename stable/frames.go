@@ -161,6 +161,16 @@ func (f *Frames) Claim(fr Frame, slot uint64) bool {
 	return false
 }
 
+// WipeFree wipes the frames that nobody has, in a table made anew: the worker
+// that died may have been about to.
+func (f *Frames) WipeFree() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, fr := range f.free {
+		clear(f.Bytes(fr))
+	}
+}
+
 // release wipes a frame that nobody can reach any more, since swap holds
 // secrets, and makes it free for the next page.
 func (f *Frames) release(fr Frame) {

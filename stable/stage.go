@@ -67,9 +67,6 @@ func (f *Frames) Queued(stream int) int {
 // Wake is signalled when a stream's queue has work.
 func (f *Frames) Wake(stream int) <-chan struct{} { return f.queues[stream].wake }
 
-// Kick signals a stream's queue as if it had new work.
-func (f *Frames) Kick(stream int) { f.queues[stream].signal() }
-
 // Begin starts compressing a frame; the caller holds the lock of its slot.
 // False: the slot had moved on, and the frame is free.
 func (f *Frames) Begin(fr Frame) (View, bool) {
