@@ -36,6 +36,7 @@ func (w *worker) serve() error {
 	if err != nil {
 		return errors.Join(err, set.Close())
 	}
+	spareThreads(workerThreads)
 	daemon = w.daemonFacts(conn)
 	if err := w.control.send(message{Kind: msgReady, Notes: w.notes}, nil); err != nil {
 		return errors.Join(err, set.Close())
