@@ -125,7 +125,6 @@ type ReaderStats struct {
 	Waits    uint64 `json:"waits"`    // parked in the last buffer: the reader stood still
 	Refused  uint64 `json:"refused"`  // control requests refused for want of a buffer
 	Survived uint64 `json:"survived"` // errors of read(2) that were not the end
-	Panics   uint64 `json:"panics"`   // of the handler, answered with EIO
 	Failed   uint64 `json:"failed"`   // replies that the kernel did not take
 }
 

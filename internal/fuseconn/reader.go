@@ -35,7 +35,7 @@ type counters struct {
 	_                                [percpu.CacheLine]byte
 	requests, reads, writes, control atomic.Uint64
 	parked, last, waits, refused     atomic.Uint64
-	survived, panics, failed         atomic.Uint64
+	survived, failed                 atomic.Uint64
 	_                                [percpu.CacheLine]byte
 }
 
@@ -137,7 +137,9 @@ func (rd *reader) serveOne(n int) {
 	if r.Last = len(rd.spare) == 0; r.Last {
 		rd.count.last.Add(1)
 	}
-	done, parked, errno := rd.serve(r)
+	// A panic in there ends the process: it may hold locks that every other
+	// request needs, and whoever waits for them would never be answered.
+	done, parked, errno := rd.handler.Serve(r)
 	if !parked {
 		r.answer(done, errno)
 		return
@@ -157,20 +159,6 @@ func (rd *reader) take() {
 	}
 }
 
-// serve calls the handler and turns its panic into EIO: one broken request
-// must not end the others.
-func (rd *reader) serve(r *Request) (n int, parked bool, errno syscall.Errno) {
-	defer rd.contain(&n, &parked, &errno)
-	return rd.handler.Serve(r)
-}
-
-func (rd *reader) contain(n *int, parked *bool, errno *syscall.Errno) {
-	if recover() != nil {
-		rd.count.panics.Add(1)
-		*n, *parked, *errno = 0, false, syscall.EIO
-	}
-}
-
 // stats reads the counters.
 func (rd *reader) stats() ReaderStats {
 	c := &rd.count
@@ -185,7 +173,6 @@ func (rd *reader) stats() ReaderStats {
 		Waits:    c.waits.Load(),
 		Refused:  c.refused.Load(),
 		Survived: c.survived.Load(),
-		Panics:   c.panics.Load(),
 		Failed:   c.failed.Load(),
 	}
 }
