@@ -14,9 +14,10 @@ func (d *disk) readPage(stream int, slot uint64, off int, dst []byte) error {
 	}
 	d.table.warm(slot)
 	d.table.lock(slot)
-	err := d.readLocked(stream, slot, d.table.load(slot), off, dst)
+	w := d.table.load(slot)
+	err := d.readLocked(stream, slot, w, off, dst)
 	if err == nil {
-		d.accessed(slot)
+		d.accessed(slot, w)
 	} else {
 		lane.corrupt.Add(1)
 	}
@@ -24,9 +25,9 @@ func (d *disk) readPage(stream int, slot uint64, off int, dst []byte) error {
 	return err
 }
 
-// accessed clears what marks a slot as untouched. Caller holds its lock.
-func (d *disk) accessed(slot uint64) {
-	w := d.table.load(slot)
+// accessed clears what marks a slot, whose word is w, as untouched. Caller
+// holds its lock.
+func (d *disk) accessed(slot uint64, w word) {
 	if w == 0 {
 		return
 	}
