@@ -184,7 +184,11 @@ func (k *keeper) run() error {
 			if k.unmount(false) {
 				return nil
 			}
-			k.say("%s: %v; it goes on serving", sig, busyError(k.boot.Config.Mountpoint, k.worker.pid()))
+			err := unmountUnused(k.boot.Config.Mountpoint, k.worker.pid())
+			if err == nil {
+				return nil
+			}
+			k.say("%s: %v; it goes on serving", sig, err)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -104,8 +105,10 @@ func Umount(path string) error {
 	return nil
 }
 
-// unmountUnused unmounts unless somebody is found to hold it.
+// unmountUnused unmounts unless somebody holds it: who is found in two looks in
+// a row is no passer-by.
 func unmountUnused(point string, daemon ...int) error {
+	var before []string
 	for range umountTries {
 		err := host.Unmount(point, false)
 		if !errors.Is(err, unix.EBUSY) {
@@ -114,9 +117,11 @@ func unmountUnused(point string, daemon ...int) error {
 			}
 			return err
 		}
-		if holders, err := host.Holders(point, daemon...); err != nil || len(holders) > 0 {
+		holders, err := host.Holders(point, daemon...)
+		if err != nil || len(holders) > 0 && slices.Equal(holders, before) {
 			break
 		}
+		before = holders
 		time.Sleep(umountPause)
 	}
 	return busyError(point, daemon...)
