@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/stable"
 )
 
@@ -38,7 +39,7 @@ func TestMetamorphic(t *testing.T) {
 	}
 	const size = 64 * PageSize
 	seeds, operations := uint64(3), 400
-	if testing.Short() {
+	if testing.Short() || invariants.Enabled {
 		seeds = 1
 	}
 	for seed := range seeds {

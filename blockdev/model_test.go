@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/zramfs/zramfs/internal/invariants"
 )
 
 // model is what the disk should be: plain bytes.
@@ -99,8 +101,11 @@ func apply(d *Device, m *model, o operation) error {
 // tables agree with each other every 200 operations and at the end.
 func TestModel(t *testing.T) {
 	seeds, operations := 100, 10_000
-	if testing.Short() {
+	switch {
+	case testing.Short():
 		seeds = 3
+	case invariants.Enabled: // each operation costs ten times as much; the plain build does them all
+		seeds = 8
 	}
 	const size = 96 * PageSize
 	codecs := []string{"lz4", "lz4", "lz4", "zstd", "minlz", "s2", "lz4hc", "deflate", "none", "lz4"}
