@@ -31,7 +31,9 @@ func one(tb testing.TB, p Params) *Stream {
 		tb.Fatalf("add %v: %d, %v", p, id, err)
 	}
 	st := s.Stream(0)
-	st.Lock()
+	if !st.TryLock() { // not Lock: a test may hold several at once
+		tb.Fatal("a new stream is taken")
+	}
 	tb.Cleanup(st.Unlock)
 	return st
 }
