@@ -54,7 +54,7 @@ base_image() {
 		local tar=$build/test-base.tar
 		if [[ ! -s $tar ]]; then
 			say "making a base image (once; half a minute)…"
-			mmdebstrap --quiet --variant=minbase --include="$test_tools" bookworm "$tar.new"
+			mmdebstrap --quiet --format=tar --variant=minbase --include="$test_tools" bookworm "$tar.new"
 			mv "$tar.new" "$tar"
 		fi
 		docker import "$tar" "$test_base" >/dev/null
