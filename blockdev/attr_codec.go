@@ -19,14 +19,7 @@ func codecAttributes() []Attribute {
 				d.mu.Lock()
 				current := d.next.params.Codec
 				d.mu.Unlock()
-				for _, name := range compress.Codecs() {
-					if name == current {
-						b = fmt.Appendf(b, "[%s] ", name)
-					} else {
-						b = fmt.Appendf(b, "%s ", name)
-					}
-				}
-				return append(b, '\n'), nil // after a space, as the kernel's
+				return append(b, compress.List(current)+" \n"...), nil // a space at the end, as the kernel's
 			},
 			Store: storeAlgorithm,
 		},
