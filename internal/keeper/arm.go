@@ -113,15 +113,21 @@ func (b *boot) arm() error {
 	if err := b.closeInherited(); err != nil {
 		b.note("%v", err)
 	}
-	if err := host.EnterCgroup(cgroupName); err == nil {
+	if b.Config.leavesOut(guardCgroup) {
+		b.note("left out: guard %s", guardCgroup)
+	} else if err := host.EnterCgroup(cgroupName); err == nil {
 		b.InCgroup = true
 	} else if host.Capable(host.CapSysAdmin) {
 		b.note("no cgroup of its own: %v", err)
 	}
-	if err := host.SetOOMScore(-1000); err != nil {
+	if b.Config.leavesOut(guardOOM) {
+		b.note("left out: guard %s", guardOOM)
+	} else if err := host.SetOOMScore(-1000); err != nil {
 		b.note("the OOM killer may take the daemon: %v", err)
 	}
-	if err := host.SetIOFlusher(); err != nil {
+	if b.Config.leavesOut(guardFlusher) {
+		b.note("left out: guard %s", guardFlusher)
+	} else if err := host.SetIOFlusher(); err != nil {
 		b.note("memory reclaim may wait for the daemon while the daemon waits for memory: %v", err)
 	} else {
 		b.Flusher = true
@@ -194,6 +200,10 @@ func (b *boot) lockDown() {
 	nameProcess()
 	if err := host.Undumpable(); err != nil {
 		b.note("%v", err)
+	}
+	if b.Config.leavesOut(guardLocked) {
+		b.note("left out: guard %s", guardLocked)
+		return
 	}
 	if err := host.LockMemory(); err != nil {
 		b.note("keeper: %v", err)

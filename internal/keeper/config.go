@@ -54,6 +54,8 @@ type Config struct {
 	Transport   string `json:"transport"`
 	AllowOther  bool   `json:"allow_other,omitempty"`
 	Foreground  bool   `json:"foreground,omitempty"`
+	// Without names guards that are left out, to see what each is worth.
+	Without []string `json:"without,omitempty"`
 }
 
 // Check looks for what can be known to be wrong before anything is started,

@@ -64,6 +64,9 @@ func (w *worker) makeDisks(daemon func() string) (*blockdev.Set, int, error) {
 		Extra:       []blockdev.Attribute{daemonAttribute(daemon)},
 		Memory:      w.appendProcesses,
 	}
+	if c.leavesOut(guardReserve) {
+		config.ReserveLow, config.ReserveHigh = 1, 1
+	}
 	var err error
 	if c.Algorithm != "" {
 		if config.Algorithm, err = compress.ParseAlgorithm(c.Algorithm); err != nil {
