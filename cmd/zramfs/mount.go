@@ -49,6 +49,7 @@ func mountCommand() *cobra.Command {
 		strings.Join(keeper.Policies(), ", "))
 	f.IntVar(&c.WriteBehind, "write-behind", 0, "frames for pages that are acknowledged before they are compressed; 0 is off")
 	f.IntVar(&c.Streams, "streams", 0, "compression streams; 0 is one per CPU")
+	f.IntVar(&c.Segments, "segments", 0, "files dev/zram0.0, dev/zram0.1, ... over equal parts of zram0, at most 16; 0 is none")
 	f.StringVar(&c.Transport, "transport", c.Transport, "connection to the kernel: "+strings.Join(keeper.Transports(), ", "))
 	f.BoolVar(&c.Foreground, "foreground", false, "serve in this process, until it is unmounted or gets SIGINT or SIGTERM")
 	f.BoolVar(&c.AllowOther, "allow-other", false, "let other users see the tree, as its modes allow")

@@ -9,10 +9,11 @@ import (
 	"github.com/zramfs/zramfs/internal/fuseconn"
 )
 
-// IsDisk says whether the node is some dev/zramN, by its number alone.
+// IsDisk says whether the node is some dev/zramN or a segment, by its number
+// alone.
 func (t *Tree) IsDisk(node uint64) bool {
 	id, kind := split(node)
-	return kind == kindDisk && id >= 0 && id < maxDevices
+	return kind == kindDisk && id >= 0 && id < maxDevices || t.segment(node) >= 0
 }
 
 // Attach gives a Request the blockdev.Request that it is served with.
@@ -57,7 +58,13 @@ func (t *Tree) Serve(r *fuseconn.Request) (n int, parked bool, errno syscall.Err
 			return 0, false, syscall.EOPNOTSUPP
 		}
 	}
-	if d.Size() == 0 {
+	size := d.Size()
+	within := size != 0
+	if n := t.segment(r.Node); within && n >= 0 {
+		within = t.window(n, size, r, b)
+	}
+	if !within {
+		b.Data = nil
 		if r.Op == fuseconn.Write {
 			return 0, false, syscall.ENOSPC
 		}

@@ -239,7 +239,7 @@ func TestServeDoesNotAllocate(t *testing.T) {
 	if err := d.SetSize(16 << 20); err != nil {
 		t.Fatal(err)
 	}
-	tree := New(set)
+	tree := New(set, Options{})
 	r := &fuseconn.Request{Node: deviceNode(0, kindDisk), Data: corpus(t, 1)}
 	tree.Attach(r)
 	for _, op := range []fuseconn.Op{fuseconn.Write, fuseconn.Read, fuseconn.Sync} {

@@ -2,6 +2,7 @@
 // attributes of each device where the kernel has them.
 //
 //	dev/zramN                                the disk
+//	dev/zram0.N                              a segment of disk 0
 //	sys/block/zramN/ATTRIBUTE                the kernel's attributes
 //	sys/block/zramN/zramfs/ATTRIBUTE         what the kernel does not have
 //	sys/class/zram-control/{hot_add,hot_remove}
@@ -41,12 +42,13 @@ const maxDevices = 1024
 type Tree struct {
 	fuse.RawFileSystem // answers ENOSYS to what is not implemented here
 
-	set     *blockdev.Set // immutable
-	streams int           // immutable; of each device
-	rows    rows          // immutable
-	uid     uint32        // immutable; owner of all files
-	gid     uint32        // immutable
-	born    uint64        // immutable; all times, in seconds
+	set      *blockdev.Set // immutable
+	streams  int           // immutable; of each device
+	segments int           // immutable; of disk 0, 0: it is whole
+	rows     rows          // immutable
+	uid      uint32        // immutable; owner of all files
+	gid      uint32        // immutable
+	born     uint64        // immutable; all times, in seconds
 
 	// disks are the devices by number, as of their last open: blockdev.Set is
 	// behind a lock that a slow hot_remove holds.
@@ -61,12 +63,18 @@ var (
 	_ fuseconn.Handler   = (*Tree)(nil)
 )
 
+// Options are what a tree is made with.
+type Options struct {
+	Segments int // files that cut disk 0, at most MaxSegments; 0: none
+}
+
 // New makes the tree over the devices of set, owned by this process's user.
-func New(set *blockdev.Set) *Tree {
+func New(set *blockdev.Set, o Options) *Tree {
 	return &Tree{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		set:           set,
 		streams:       set.Streams(),
+		segments:      min(o.Segments, MaxSegments),
 		rows:          newRows(set.Attributes()),
 		uid:           uint32(os.Geteuid()),
 		gid:           uint32(os.Getegid()),

@@ -125,6 +125,9 @@ func (t *Tree) list(node uint64) ([]entry, bool) {
 		for _, d := range t.set.Devices() {
 			all = append(all, entry{deviceName(d.ID()), deviceNode(d.ID(), kind), kind != kindDisk})
 		}
+		if node == nodeDev {
+			all = append(all, t.segmentEntries()...)
+		}
 		return all, true
 	}
 	id, kind := split(node)
@@ -148,6 +151,9 @@ func (t *Tree) find(dir uint64, name string) (node uint64) {
 	if kind, ok := perDevice[dir]; ok {
 		if id := deviceNumber(name); t.device(id) != nil {
 			return deviceNode(id, kind)
+		}
+		if dir == nodeDev {
+			return t.findSegment(name)
 		}
 		return 0
 	}

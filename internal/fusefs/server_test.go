@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"unsafe"
@@ -22,7 +23,10 @@ import (
 
 // The server runs in a process of its own: a process that touches a mount it
 // serves itself can wait for its own threads.
-const serverEnv = "FUSEFS_TEST_SERVER"
+const (
+	serverEnv   = "FUSEFS_TEST_SERVER"
+	segmentsEnv = "FUSEFS_TEST_SEGMENTS"
+)
 
 func TestMain(m *testing.M) {
 	if transport := os.Getenv(serverEnv); transport != "" {
@@ -58,7 +62,8 @@ func serverMain(transport, mountpoint string) error {
 	if err != nil {
 		return err
 	}
-	tree := New(set)
+	segments, _ := strconv.Atoi(os.Getenv(segmentsEnv)) // none is 0
+	tree := New(set, Options{Segments: segments})
 	cfg := fuseconn.Config{Handler: tree, Tree: tree, MaxBackground: fuseconn.MaxBackground(1)}
 	var c fuseconn.Conn
 	if transport == "gofuse" {
@@ -118,7 +123,11 @@ type mounted struct {
 
 // both runs f on a mount of each transport, unmounts, and sees that the server
 // ends well.
-func both(t *testing.T, f func(t *testing.T, m *mounted)) {
+func both(t *testing.T, f func(t *testing.T, m *mounted)) { bothCut(t, 0, f) }
+
+// bothCut is both, with the disk cut into segments.
+func bothCut(t *testing.T, segments int, f func(t *testing.T, m *mounted)) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}
@@ -132,7 +141,7 @@ func both(t *testing.T, f func(t *testing.T, m *mounted)) {
 			}
 			m := &mounted{t: t, dir: t.TempDir()}
 			cmd := exec.Command(os.Args[0], m.dir)
-			cmd.Env = append(os.Environ(), serverEnv+"="+transport)
+			cmd.Env = append(os.Environ(), serverEnv+"="+transport, segmentsEnv+"="+strconv.Itoa(segments))
 			cmd.Stderr = os.Stderr
 			pipe, err := cmd.StdoutPipe()
 			if err != nil {

@@ -78,8 +78,11 @@ func (t *Tree) attr(node uint64, out *fuse.Attr) fuse.Status {
 		t.dirAttr(out, 1)
 		return fuse.OK
 	}
-	if kind == kindDisk {
+	if t.IsDisk(node) {
 		size := uint64(d.Size())
+		if t.segment(node) >= 0 {
+			size = uint64(t.segmentBytes(d.Size()))
+		}
 		out.Mode, out.Size, out.Blocks = syscall.S_IFREG|0o600, size, size/512
 		return fuse.OK
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
 
+	"github.com/zramfs/zramfs/internal/fusefs"
 	"github.com/zramfs/zramfs/internal/host"
 )
 
@@ -54,6 +55,7 @@ type Config struct {
 	Transport   string `json:"transport"`
 	AllowOther  bool   `json:"allow_other,omitempty"`
 	Foreground  bool   `json:"foreground,omitempty"`
+	Segments    int    `json:"segments,omitempty"` // files that cut zram0, 0: none
 	// Without names guards that are left out, to see what each is worth.
 	Without []string `json:"without,omitempty"`
 }
@@ -75,6 +77,12 @@ func (c *Config) Check() error {
 	}
 	if c.WriteBehind < 0 {
 		return Errorf(CodeUsage, "%d frames: expected 0 (off) or more", c.WriteBehind)
+	}
+	if c.Segments < 0 || c.Segments > fusefs.MaxSegments {
+		return Errorf(CodeUsage, "%d segments: expected 0 (none) to %d", c.Segments, fusefs.MaxSegments)
+	}
+	if int64(c.Segments)*pageSize > c.Size {
+		return Errorf(CodeUsage, "%d segments of a disk of %d bytes: expected a page or more for each", c.Segments, c.Size)
 	}
 	if err := c.checkTransport(); err != nil {
 		return err

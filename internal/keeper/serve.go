@@ -26,11 +26,11 @@ func (w *worker) serve() error {
 	if err != nil {
 		return err
 	}
-	tree := fusefs.New(set)
+	tree := fusefs.New(set, fusefs.Options{Segments: w.task.Config.Segments})
 	conn, err := w.connect(fuseconn.Config{
 		Handler:       tree,
 		Tree:          tree,
-		MaxBackground: fuseconn.MaxBackground(plannedLoops),
+		MaxBackground: fuseconn.MaxBackground(max(plannedLoops, w.task.Config.Segments)),
 		AllowOther:    w.task.Config.AllowOther,
 	}, streams)
 	if err != nil {
