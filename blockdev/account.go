@@ -8,9 +8,9 @@ import "sync/atomic"
 // Invariant: with a limit, Take never lets used pass it. used may be above a
 // limit that was lowered later; then nothing more is taken.
 type account struct {
-	limit atomic.Int64 // pages; 0: none
-	used  atomic.Int64 // pages
-	max   atomic.Int64 // high-water mark of used since it was last reset
+	limit atomic.Int64  // pages; 0: none
+	used  atomic.Int64  // pages
+	max   *atomic.Int64 // high-water mark of used since it was last reset; shared memory
 }
 
 // Take takes pages, or nothing and false.

@@ -56,13 +56,7 @@ func codecAttributes() []Attribute {
 				if err != nil {
 					return fmt.Errorf("%w: %w", ErrInvalid, err)
 				}
-				d.mu.Lock()
-				defer d.mu.Unlock()
-				d.next.policy = p
-				if k := d.disk.Load(); k != nil {
-					k.policy.Store(uint32(p))
-				}
-				return nil
+				return d.change(func(s *settings) error { s.policy = p; return nil }, func(k *disk) { k.policy.Store(uint32(p)) })
 			},
 		},
 		{
@@ -102,7 +96,32 @@ func (d *Device) configureErr(what string, change func(*settings) error) error {
 	if d.disk.Load() != nil {
 		return fmt.Errorf("%s: %s has a size already; reset it first: %w", what, d.Name(), ErrBusy)
 	}
-	return change(&d.next)
+	return d.changeLocked(change, nil)
+}
+
+// change changes a setting that a disk can be given at any time.
+func (d *Device) change(change func(*settings) error, apply func(*disk)) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.changeLocked(change, apply)
+}
+
+func (d *Device) changeLocked(change func(*settings) error, apply func(*disk)) error {
+	if d.gone {
+		return fmt.Errorf("%s: %w", d.Name(), ErrNoDevice)
+	}
+	s, k := d.next, d.disk.Load()
+	if err := change(&s); err != nil {
+		return err
+	}
+	if err := d.publish(s, k != nil); err != nil {
+		return err
+	}
+	d.next = s
+	if k != nil {
+		apply(k)
+	}
+	return nil
 }
 
 func storeAlgorithm(d *Device, value string) error {

@@ -17,13 +17,8 @@ func memoryAttributes() []Attribute {
 					return fmt.Errorf("mem_limit: %w", err)
 				}
 				n = roundLimit(n)
-				d.mu.Lock()
-				defer d.mu.Unlock()
-				d.next.limit = n
-				if k := d.disk.Load(); k != nil {
-					k.account.limit.Store(n / PageSize)
-				}
-				return nil
+				return d.change(func(s *settings) error { s.limit = n; return nil },
+					func(k *disk) { k.account.limit.Store(n / PageSize) })
 			},
 		},
 		{
@@ -33,7 +28,8 @@ func memoryAttributes() []Attribute {
 				if trim(value) != "0" {
 					return fmt.Errorf("mem_used_max %q: need 0: %w", trim(value), ErrInvalid)
 				}
-				if k := d.disk.Load(); k != nil {
+				if k := d.hold(); k != nil {
+					defer k.letGo()
 					k.account.resetMax()
 				}
 				return nil
@@ -66,6 +62,7 @@ func (d *disk) compact() (freed int64, err error) {
 	d.quiet.RLock()
 	defer d.quiet.RUnlock()
 	freed, err = d.pool.Compact(d)
+	d.kept.compacted.Add(freed)
 	d.upkeep.poke() // pages may have become waste
 	return freed, err
 }

@@ -56,7 +56,7 @@ func (d *Device) memory() (m memory) {
 		defer k.letGo()
 		m.sums = sumLanes(k.lanes)
 		m.used, m.max = k.account.used.Load(), k.account.max.Load()
-		m.compacted = k.pool.Stats().Compacted
+		m.compacted = k.kept.compacted.Load()
 	}
 	return m
 }

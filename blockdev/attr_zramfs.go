@@ -38,7 +38,8 @@ func zramfsAttributes() []Attribute {
 
 func showStable(d *Device, b []byte) ([]byte, error) {
 	s := &stable.Stats{}
-	if k := d.disk.Load(); k != nil {
+	if k := d.hold(); k != nil {
+		defer k.letGo() // the counters lie in the disk's region
 		s = k.stable
 	}
 	for _, row := range []struct {

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/zramfs/zramfs/compress"
+	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/internal/shm"
 	"github.com/zramfs/zramfs/stable"
 )
@@ -115,39 +116,88 @@ func (d *Device) SetSize(bytes int64) error {
 	if bytes <= 0 || bytes > MaxSize {
 		return fmt.Errorf("disk size %d: need 1 byte to 16 TiB: %w", bytes, ErrInvalid)
 	}
-	k, err := createDisk(d.set.cfg.Source, d.Name(), options{
-		size:        roundUp(bytes, PageSize),
-		streams:     d.set.cfg.Streams,
-		frames:      d.next.writeBehind,
-		params:      d.next.params,
-		policy:      d.next.policy,
-		limit:       d.next.limit,
-		reserveLow:  d.set.cfg.ReserveLow,
-		reserveHigh: d.set.cfg.ReserveHigh,
-		faults:      d.set.cfg.faults,
-	})
+	o := d.options()
+	o.size = roundUp(bytes, PageSize)
+	k, err := createDisk(d.set.cfg.Source, d.Name(), o)
 	if err != nil {
 		return err
 	}
-	if err := k.start(); err != nil {
-		k.close()
-		d.set.cfg.Source.Drop(d.Name(), k.region)
+	if err = k.start(); err == nil {
+		err = d.publish(d.next, true)
+	}
+	if err != nil {
+		d.drop(k)
 		return err
 	}
 	d.disk.Store(k)
 	return nil
 }
 
+// options are what the disk is made with, but for its size. Caller holds mu, or has the device
+// to itself.
+func (d *Device) options() options {
+	c := &d.set.cfg
+	return options{
+		streams:     c.Streams,
+		frames:      d.next.writeBehind,
+		params:      d.next.params,
+		policy:      d.next.policy,
+		limit:       d.next.limit,
+		reserveLow:  c.ReserveLow,
+		reserveHigh: c.ReserveHigh,
+		faults:      c.faults,
+	}
+}
+
+// publish makes settings, and whether there is a disk, what the next
+// generation will find. Caller holds mu.
+func (d *Device) publish(s settings, disk bool) error {
+	return d.set.ledger.publish(d.id, record{exists: true, disk: disk, settings: s})
+}
+
 // Reset frees the disk and puts the settings back. ErrBusy while it is open.
 func (d *Device) Reset() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.resetLocked()
+	if err := d.idle(); err != nil {
+		return err
+	}
+	return d.resetLocked(record{exists: true, settings: d.set.cfg.Settings()})
 }
 
-func (d *Device) resetLocked() error {
+// remove is Reset for good.
+func (d *Device) remove() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.gone {
+		return ErrNoDevice
+	}
+	if err := d.idle(); err != nil {
+		return err
+	}
+	d.gone = true
+	return d.resetLocked(record{})
+}
+
+// end is remove, open or not.
+func (d *Device) end() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.gone = true
+	return d.resetLocked(record{})
+}
+
+func (d *Device) idle() error {
 	if d.openers > 0 {
 		return fmt.Errorf("%s is open %d times: %w", d.Name(), d.openers, ErrBusy)
+	}
+	return nil
+}
+
+// resetLocked publishes r, which has no disk, and then takes the disk away.
+func (d *Device) resetLocked(r record) error {
+	if err := d.set.ledger.publish(d.id, r); err != nil {
+		return err
 	}
 	d.next = d.set.cfg.Settings()
 	k := d.disk.Load()
@@ -157,9 +207,15 @@ func (d *Device) resetLocked() error {
 	k.gate.shut()
 	d.disk.Store(nil)
 	k.users.shut()
-	k.close()
-	d.set.cfg.Source.Drop(d.Name(), k.region)
+	d.drop(k)
 	return nil
+}
+
+// drop ends a disk and gives its region back.
+func (d *Device) drop(k *disk) {
+	k.close()
+	invariants.CrashPoint("region.drop")
+	d.set.cfg.Source.Drop(d.Name(), k.region)
 }
 
 // Check walks the whole disk and compares everything derived with the slot

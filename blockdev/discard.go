@@ -92,5 +92,5 @@ func (d *disk) emptySlot(stream int, slot uint64) {
 		d.frames.Leave(stable.Frame(old.place()), false)
 	}
 	d.table.unlock(slot)
-	d.wipe(old)
+	d.wipe(stream, old)
 }

@@ -26,12 +26,13 @@ type disk struct {
 	codecs  *compress.Set // immutable
 	frames  *stable.Frames
 	account account
-	lanes   []lane // one per stream, shared memory
-	hands   []hand // one per stream
-	stable  *stable.Stats
-	faults  *faults // nil but in tests; immutable
-	hugeLen int     // payload length from which a page is stored raw; immutable
-	zero    []byte  // immutable; a page of zeroes to patch ragged edges with
+	lanes   []lane        // one per stream, shared memory
+	hands   []hand        // one per stream
+	stable  *stable.Stats // in kept
+	kept    *kept         // shared memory
+	faults  *faults       // nil but in tests; immutable
+	hugeLen int           // payload length from which a page is stored raw; immutable
+	zero    []byte        // immutable; a page of zeroes to patch ragged edges with
 
 	policy atomic.Uint32 // stable.Policy
 	params atomic.Uint32 // index of the params that new objects get
@@ -43,6 +44,10 @@ type disk struct {
 	upkeep  upkeep
 	waiting waiting
 	sweeper sweeper
+
+	// Set while the disk is adopted: objects that no word named, pages whose
+	// word or object was wrong.
+	reclaimed, damaged int64
 
 	stop chan struct{}  // closed to end the goroutines
 	wg   sync.WaitGroup // the goroutines
@@ -117,7 +122,8 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 		codecs:  compress.NewSet(o.streams),
 		lanes:   lanesOf(r, o.streams),
 		hands:   make([]hand, o.streams),
-		stable:  &stable.Stats{},
+		stable:  &keptOf(r).stable,
+		kept:    keptOf(r),
 		faults:  o.faults,
 		hugeLen: g.HugeSize(),
 		zero:    make([]byte, PageSize),
@@ -125,6 +131,8 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 		users:   newGate(1),
 		stop:    make(chan struct{}),
 	}
+	d.account.max = &d.kept.max
+	foldLanes(r, d.kept, o.streams)
 	d.policy.Store(uint32(o.policy))
 	d.account.limit.Store(o.limit / PageSize)
 	for i := range d.hands {
@@ -165,7 +173,7 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 // counters, the bitmap of the slot table (even a look at a hole would make a
 // page of it), and the frames.
 func (d *disk) ready() error {
-	for _, s := range []span{lanesSpan(len(d.lanes)), d.layout.presence, d.layout.staging} {
+	for _, s := range []span{{keptAt, PageSize}, lanesSpan(len(d.lanes)), d.layout.presence, d.layout.staging} {
 		if err := d.region.Populate(s.off, s.n); err != nil {
 			return fmt.Errorf("populate counters, bitmap and frames: %w", err)
 		}

@@ -5,6 +5,7 @@ import (
 	"unsafe"
 
 	"github.com/zramfs/zramfs/internal/shm"
+	"github.com/zramfs/zramfs/stable"
 )
 
 // lane holds one stream's share of the counters, alone on its cache lines and
@@ -21,6 +22,10 @@ type lane struct {
 	huge   atomic.Int64
 	staged atomic.Int64
 
+	// Objects that were put and not freed. Right after a death there may be more
+	// than the words name: those were about to be published, or to be freed.
+	objects atomic.Int64
+
 	// Events since the disk was initialised.
 	reads, writes             atomic.Int64 // pages
 	discards                  atomic.Int64 // whole pages discarded or zeroed: notify_free
@@ -30,7 +35,7 @@ type lane struct {
 	missFree                  atomic.Int64 // always 0: no free is ever missed
 	parked                    atomic.Int64 // requests that had to wait, but for the end of a check
 
-	_ [256 - 14*8]byte
+	_ [256 - 15*8]byte
 }
 
 // lanesOf casts the header's lane area.
@@ -41,6 +46,37 @@ func lanesOf(r *shm.Region, n int) []lane {
 // lanesSpan is where n lanes lie, in whole pages.
 func lanesSpan(n int) span {
 	return span{lanesAt, roundUp(int64(n)*int64(unsafe.Sizeof(lane{})), PageSize)}
+}
+
+// kept is what else of a disk outlives a worker: counters that no stream owns.
+type kept struct {
+	stable    stable.Stats // with the audit rate
+	max       atomic.Int64 // mem_used_max, pages
+	compacted atomic.Int64 // pages_compacted
+	lanes     atomic.Int64 // how many lanes were ever used
+}
+
+// keptOf casts the header's page for it.
+func keptOf(r *shm.Region) *kept { return (*kept)(unsafe.Add(r.Base(), keptAt)) }
+
+// foldLanes gives the first lane what lanes beyond n counted, when a new
+// generation has fewer streams.
+func foldLanes(r *shm.Region, k *kept, n int) {
+	was := int(k.lanes.Load())
+	lanes := lanesOf(r, max(n, min(was, maxLanes)))
+	for i := n; i < len(lanes); i++ {
+		for j, c := range lanes[i].events() {
+			lanes[0].events()[j].Add(c.Swap(0))
+		}
+		lanes[0].objects.Add(lanes[i].objects.Swap(0))
+	}
+	k.lanes.Store(int64(n))
+}
+
+// events are the counters that are not recounted.
+func (l *lane) events() [9]*atomic.Int64 {
+	return [...]*atomic.Int64{&l.reads, &l.writes, &l.discards, &l.failedReads, &l.failedWrites,
+		&l.hugeSince, &l.corrupt, &l.missFree, &l.parked}
 }
 
 // move counts a slot's change from one word to another.
@@ -87,7 +123,7 @@ func heldBytes(w word) int {
 
 // sums is the total over all lanes.
 type sums struct {
-	pages, bytes, same, huge, staged int64
+	pages, bytes, same, huge, staged, objects int64
 
 	reads, writes, discards, failedReads, failedWrites int64
 	hugeSince, corrupt, missFree, parked               int64
@@ -101,6 +137,7 @@ func sumLanes(lanes []lane) (s sums) {
 		s.same += l.same.Load()
 		s.huge += l.huge.Load()
 		s.staged += l.staged.Load()
+		s.objects += l.objects.Load()
 		s.reads += l.reads.Load()
 		s.writes += l.writes.Load()
 		s.discards += l.discards.Load()
@@ -118,7 +155,7 @@ func sumLanes(lanes []lane) (s sums) {
 func recount(lanes []lane, t *table) {
 	for i := range lanes {
 		l := &lanes[i]
-		for _, g := range []*atomic.Int64{&l.pages, &l.bytes, &l.same, &l.huge, &l.staged} {
+		for _, g := range []*atomic.Int64{&l.pages, &l.bytes, &l.same, &l.huge, &l.staged, &l.objects} {
 			g.Store(0)
 		}
 	}

@@ -18,10 +18,11 @@ const PageSize = stable.PageSize
 const MaxSize = 16 << 40
 
 const (
-	formatVersion = 1
+	formatVersion = 2
 	headerBytes   = 1 << 20 // geometry, params and room for their dictionaries
 	lanesAt       = 64 << 10
 	paramsAt      = 4 << 10
+	keptAt        = 8 << 10
 	maxLanes      = 256
 	maxFrames     = 1 << 20
 	maxArena      = maxPlace * 16 // what a place can name: 256 GiB

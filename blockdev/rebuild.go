@@ -31,6 +31,7 @@ func adoptDisk(r *shm.Region, o options) (*disk, error) {
 // the frames in use, the gauges. No request runs meanwhile. A word that fails
 // its check keeps its slot unreadable and claims nothing.
 func (d *disk) rebuild() error {
+	was := sumLanes(d.lanes)
 	for slot, w := range d.table.each {
 		if !w.sound(slot) {
 			continue
@@ -66,6 +67,10 @@ func (d *disk) rebuild() error {
 	d.account.used.Add(d.pool.Stats().Pages)
 	d.account.raise(d.account.used.Load())
 	recount(d.lanes, d.table)
+	found := d.pool.Stats().Objects
+	d.reclaimed = max(0, was.objects-found)
+	d.lanes[0].objects.Store(found)
+	d.damaged = sumLanes(d.lanes).corrupt - was.corrupt
 	return nil
 }
 
@@ -100,7 +105,10 @@ func (d *disk) check() error {
 		switch w.state() {
 		case same:
 			want.same++
+		case stored:
+			want.objects++
 		case huge:
+			want.objects++
 			want.huge++
 		case staged:
 			want.staged++
@@ -118,7 +126,8 @@ func (d *disk) check() error {
 		return fmt.Errorf("pool: %w", err)
 	}
 	have := sumLanes(d.lanes)
-	have = sums{pages: have.pages, bytes: have.bytes, same: have.same, huge: have.huge, staged: have.staged}
+	have = sums{pages: have.pages, bytes: have.bytes, same: have.same, huge: have.huge, staged: have.staged,
+		objects: have.objects}
 	if have != want {
 		return fmt.Errorf("gauges %+v, the slot table's sums %+v: %w", have, want, ErrCorrupt)
 	}

@@ -23,6 +23,11 @@ type Config struct {
 	WriteBehind int   // frames; 0: off
 	MemLimit    int64 // bytes; 0: none
 
+	// Ledger is LedgerBytes of memory that outlives this process, all zero at
+	// first: which devices there are, and their settings. nil: it ends with
+	// the set. Two sets never change one ledger at a time.
+	Ledger []byte
+
 	// Bytes of populated free memory that upkeep keeps ready.
 	ReserveLow, ReserveHigh int64
 
@@ -45,7 +50,8 @@ func (c *Config) Settings() settings {
 // Invariant: a device in the set was never removed; a removed one keeps its
 // number free for the next hot_add.
 type Set struct {
-	cfg Config // immutable
+	cfg    Config // immutable
+	ledger ledger // immutable; its contents see there
 
 	mu      sync.Mutex
 	devices map[int]*Device // guarded by mu
@@ -66,7 +72,14 @@ func NewSet(cfg Config) (*Set, error) {
 	if cfg.ReserveHigh == 0 {
 		cfg.ReserveLow, cfg.ReserveHigh = DefaultReserveLow, DefaultReserveHigh
 	}
-	return &Set{cfg: cfg, devices: make(map[int]*Device)}, nil
+	if cfg.Ledger == nil {
+		cfg.Ledger = make([]byte, LedgerBytes)
+	}
+	l, err := openLedger(cfg.Ledger)
+	if err != nil {
+		return nil, err
+	}
+	return &Set{cfg: cfg, ledger: l, devices: make(map[int]*Device)}, nil
 }
 
 // Defaults of the populated reserve, in bytes.
@@ -76,12 +89,20 @@ const (
 )
 
 // HotAdd makes a device without a size and gives the lowest free number.
-func (s *Set) HotAdd() (int, error) {
+func (s *Set) HotAdd() (int, error) { return s.HotAddAs(func(int) {}) }
+
+// HotAddAs is HotAdd that tells the number before the device is made.
+func (s *Set) HotAddAs(note func(id int)) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id := range maxDevices {
 		if s.devices[id] == nil {
-			s.devices[id] = &Device{id: id, set: s, next: s.cfg.Settings()}
+			note(id)
+			d := &Device{id: id, set: s, next: s.cfg.Settings()}
+			if err := s.ledger.publish(id, record{exists: true, settings: d.next}); err != nil {
+				return 0, fmt.Errorf("hot_add: %w", err)
+			}
+			s.devices[id] = d
 			return id, nil
 		}
 	}
@@ -89,23 +110,21 @@ func (s *Set) HotAdd() (int, error) {
 }
 
 // HotRemove resets and removes a device. ErrBusy while it is open, ErrNoDevice
-// if there is none of that number, ErrInvalid for a negative one.
+// if there is none of that number, ErrInvalid for a negative one. Other
+// devices are found while it waits for the last requests of this one.
 func (s *Set) HotRemove(id int) error {
 	if id < 0 {
 		return fmt.Errorf("hot_remove %d: %w", id, ErrInvalid)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	d := s.devices[id]
+	d := s.Device(id)
 	if d == nil {
 		return fmt.Errorf("hot_remove %d: %w", id, ErrNoDevice)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := d.resetLocked(); err != nil {
+	if err := d.remove(); err != nil {
 		return fmt.Errorf("hot_remove %d: %w", id, err)
 	}
-	d.gone = true
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	delete(s.devices, id)
 	return nil
 }
@@ -138,14 +157,11 @@ func (s *Set) Attributes() []Attribute {
 	return append(Attributes(), s.cfg.Extra...)
 }
 
-// Close ends every device, whoever has it open. No request is under way.
+// Close ends every device and its disk, whoever has it open: late closes are
+// still welcome. No request is under way.
 func (s *Set) Close() error {
 	for _, d := range s.Devices() {
-		d.mu.Lock()
-		d.openers = 0
-		err := d.resetLocked()
-		d.mu.Unlock()
-		if err != nil {
+		if err := d.end(); err != nil {
 			return err
 		}
 	}

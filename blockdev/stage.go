@@ -82,7 +82,7 @@ func (d *disk) compressNext(stream int) (more bool, err error) {
 	if err != nil {
 		free = !d.frames.Again(fr, stream)
 	} else if !d.replaceStaged(stream, slot, fr, w) {
-		defer d.wipe(w)
+		defer d.wipe(stream, w)
 	}
 	d.table.unlock(slot)
 	if free {

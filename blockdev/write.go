@@ -27,11 +27,11 @@ func (d *disk) writePage(r *Request, slot uint64, page []byte) error {
 	old, err := d.publish(r, slot, b)
 	d.table.unlock(slot)
 	if err != nil {
-		d.drop(b)
+		d.drop(r.Stream, b)
 		return err
 	}
 	d.lanes[r.Stream].writes.Add(1)
-	d.release(old)
+	d.release(r.Stream, old)
 	return nil
 }
 
@@ -46,9 +46,9 @@ func (d *disk) writePart(r *Request, slot uint64, off int, data []byte) error {
 	}
 	d.lanes[r.Stream].writes.Add(1)
 	if r.Op == OpWrite {
-		d.release(old)
+		d.release(r.Stream, old)
 	} else { // a part was discarded
-		d.wipe(old)
+		d.wipe(r.Stream, old)
 	}
 	return nil
 }
@@ -124,6 +124,7 @@ func (d *disk) compress(stream int, slot uint64, v stable.View) (word, error) {
 	}
 	switch err {
 	case nil:
+		d.lanes[stream].objects.Add(1)
 		return w | word(place)<<placeShift, nil
 	case pool.ErrNoRoom:
 		return 0, errRoom
@@ -191,28 +192,30 @@ func (d *disk) commit(stream int, slot uint64, old word, b built) word {
 
 // release frees the object that a replaced word named. Nobody can reach it
 // any more, so no slot's lock is needed.
-func (d *disk) release(old word) {
+func (d *disk) release(stream int, old word) {
 	switch old.state() {
 	case stored, huge:
 		d.pool.Free(poolPlace(old), old.size())
+		d.lanes[stream].objects.Add(-1)
 	}
 }
 
 // wipe is release, and leaves no byte of the object.
-func (d *disk) wipe(old word) {
+func (d *disk) wipe(stream int, old word) {
 	switch old.state() {
 	case stored, huge:
 		d.pool.Wipe(poolPlace(old), old.size())
+		d.lanes[stream].objects.Add(-1)
 	}
 }
 
 // drop frees content that was built and not published: no discard would ever
 // find it.
-func (d *disk) drop(b built) {
+func (d *disk) drop(stream int, b built) {
 	if b.w.state() == staged {
 		d.frames.Give(stable.Frame(b.w.place()))
 		d.account.Give(1)
 		return
 	}
-	d.wipe(b.w)
+	d.wipe(stream, b.w)
 }
