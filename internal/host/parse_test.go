@@ -52,16 +52,6 @@ func TestParseStatus(t *testing.T) {
 	}
 }
 
-func TestStatFlags(t *testing.T) {
-	got, err := statFlags("51 (a) b (c) S 1 51 51 0 -1 1077936192 100 0 0 0 0 0 0 0 20 0 5 0 77\n")
-	if err != nil || got != 1077936192 {
-		t.Errorf("got %d, %v", got, err)
-	}
-	if _, err := statFlags("51 (x) S 1"); err == nil {
-		t.Error("a torn line was taken")
-	}
-}
-
 func TestParseCgroup(t *testing.T) {
 	for text, want := range map[string]string{
 		"0::/user.slice/session-1.scope\n":                       "/user.slice/session-1.scope",

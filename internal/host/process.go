@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,45 +33,6 @@ func SetIOFlusher() error {
 		return fmt.Errorf("set io flusher: %w", err)
 	}
 	return nil
-}
-
-// ioFlusherFlags are PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE.
-const ioFlusherFlags = 0x180000
-
-// ThreadsFlushing counts the threads of a process, and those of them that
-// carry the flags of PR_SET_IO_FLUSHER. The prctl is not trusted: other
-// daemons are known to have cleared the flag by it.
-func ThreadsFlushing(pid int) (threads, flushing int, err error) {
-	dir := fmt.Sprintf("/proc/%d/task", pid)
-	tasks, err := os.ReadDir(dir)
-	if err != nil {
-		return 0, 0, fmt.Errorf("list threads: %w", err)
-	}
-	for _, task := range tasks {
-		stat, err := os.ReadFile(dir + "/" + task.Name() + "/stat")
-		if err != nil {
-			continue // ended meanwhile
-		}
-		flags, err := statFlags(string(stat))
-		if err != nil {
-			return 0, 0, err
-		}
-		threads++
-		if flags&ioFlusherFlags == ioFlusherFlags {
-			flushing++
-		}
-	}
-	return threads, flushing, nil
-}
-
-// statFlags gives the task flags, field 9 of a /proc stat line. The second
-// field is the command in parentheses, and may hold anything.
-func statFlags(stat string) (uint64, error) {
-	f := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	if len(f) < 7 {
-		return 0, fmt.Errorf("parse thread flags in %q", stat)
-	}
-	return strconv.ParseUint(f[6], 10, 64)
 }
 
 // Undumpable keeps the contents of this process out of core files and away
