@@ -145,6 +145,8 @@ func (d *Device) options() options {
 		limit:       d.next.limit,
 		reserveLow:  c.ReserveLow,
 		reserveHigh: c.ReserveHigh,
+		roomWait:    c.RoomWait,
+		limitWait:   c.LimitWait,
 		faults:      c.faults,
 	}
 }

@@ -116,3 +116,43 @@ func TestDiscardOfEmptySlotsGoesInSteps(t *testing.T) {
 		t.Errorf("notify_free %d, want %d", n, int64(size/PageSize))
 	}
 }
+
+// A check does not wait for the end of a long discard: it steps out of the
+// gate, and goes on afterwards.
+func TestCheckOvertakesDiscard(t *testing.T) {
+	const size = 8 << 30
+	src := newSource(t)
+	o := quietOptions(t, size, 0)
+	d, err := createDisk(src, "zram0", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { src.Drop("zram0", d.region) }()
+	for slot := uint64(0); slot < size/PageSize; slot += slotsPerTablePage {
+		d.table.ensure(slot)
+	}
+	answered := false
+	r := &Request{Op: OpDiscard, Len: size, Done: func(_ *Request, n int, err error) {
+		if answered = true; n != size || err != nil {
+			t.Errorf("the discard: %d, %v", n, err)
+		}
+	}}
+	if _, parked, err := d.submit(r); !parked {
+		t.Fatalf("a discard of everything was done at once (%v)", err)
+	}
+	d.gate.closed.Store(true)
+	d.sweep()
+	if n := d.gate.inside(); n != 0 || answered {
+		t.Fatalf("%d requests are inside, answered %v", n, answered)
+	}
+	before := r.done
+	d.gate.open()
+	d.admit()
+	if before == 0 || r.done < before {
+		t.Errorf("the discard stood at %d and goes on from %d", before, r.done)
+	}
+	d.sweep()
+	if !answered {
+		t.Error("the discard was not answered")
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/zramfs/zramfs/compress"
 	"github.com/zramfs/zramfs/internal/invariants"
@@ -40,6 +41,9 @@ type disk struct {
 	gate   gate          // of requests
 	users  gate          // of control operations, which never hold Device.mu inside
 	quiet  sync.RWMutex  // read-held by background steps, held by a check
+
+	roomWait  time.Duration // immutable; how long a write waits for memory
+	limitWait time.Duration // immutable; and for room under the limit
 
 	upkeep  upkeep
 	waiting waiting
@@ -80,6 +84,8 @@ type options struct {
 	limit       int64 // bytes; 0: none
 	reserveLow  int64 // bytes of populated free memory
 	reserveHigh int64
+	roomWait    time.Duration
+	limitWait   time.Duration
 	faults      *faults // nil but in tests
 }
 
@@ -128,8 +134,12 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 		hugeLen: g.HugeSize(),
 		zero:    make([]byte, PageSize),
 		gate:    newGate(o.streams),
-		users:   newGate(1),
-		stop:    make(chan struct{}),
+
+		roomWait:  o.roomWait,
+		limitWait: o.limitWait,
+
+		users: newGate(1),
+		stop:  make(chan struct{}),
 	}
 	d.account.max = &d.kept.max
 	foldLanes(r, d.kept, o.streams)

@@ -20,9 +20,11 @@ var (
 	ErrAgain       = errors.New("try again")               // EAGAIN
 )
 
-// errPark and errRoom steer a request inside Submit and are never answered:
-// the slot's page is under compression; the pool has no populated room now.
+// errPark, errRoom and errLimit steer a request inside Submit and are never
+// answered: the slot's page is under compression; the pool has no populated
+// room now; the memory limit has none, and the disk lets writes wait for it.
 var (
-	errPark = errors.New("park: page under compression")
-	errRoom = errors.New("park: no populated room")
+	errPark  = errors.New("park: page under compression")
+	errRoom  = errors.New("park: no populated room")
+	errLimit = errors.New("park: no room under the memory limit")
 )

@@ -1,5 +1,7 @@
 package blockdev
 
+import "time"
+
 // Op is what a request asks of the disk.
 type Op uint8
 
@@ -31,7 +33,8 @@ type Request struct {
 	// Tag is the caller's own; the Device never looks at it.
 	Tag any
 
-	next   *Request // guarded by the queue the request is parked on
-	done   int64    // bytes finished before it was parked
-	parked bool     // counted as parked
+	next   *Request  // guarded by the queue the request is parked on
+	done   int64     // bytes finished before it was parked
+	until  time.Time // it waits for room until then
+	parked bool      // counted as parked
 }

@@ -1,8 +1,11 @@
 package blockdev
 
 import (
+	"bytes"
 	"errors"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/zramfs/zramfs/pool"
 )
@@ -154,4 +157,100 @@ func TestFragmentsTakeRawPages(t *testing.T) {
 	if err := d.check(); err != nil {
 		t.Error(err)
 	}
+}
+
+// dry is pool memory that cannot be committed while it is set.
+type dry struct {
+	pool.Memory
+	on *atomic.Bool
+}
+
+func (m dry) Populate(off, n int64) error {
+	if m.on.Load() {
+		return errInjected
+	}
+	return m.Memory.Populate(off, n)
+}
+
+// A write waits, parked, for memory that the machine does not give, and no
+// longer than it is told to; then it gets ErrNoSpace and the old content stays.
+// Staged pages stay staged until there is memory again.
+func TestWriteWaitsForMemory(t *testing.T) {
+	for _, frames := range []int{0, 4} {
+		for _, wait := range []time.Duration{time.Hour, 10 * time.Millisecond} {
+			var on atomic.Bool
+			cfg := testConfig(t)
+			cfg.WriteBehind, cfg.RoomWait, cfg.ReserveLow, cfg.ReserveHigh = frames, wait, 64<<10, 128<<10
+			cfg.faults = &faults{wrap: func(m pool.Memory) pool.Memory { return dry{m, &on} }}
+			d := newDevice(t, 256*PageSize, cfg)
+			pages := make([][]byte, 256)
+			for slot := range pages {
+				pages[slot] = stamped(t, uint64(slot))
+				write(t, d, pages[slot], int64(slot)*PageSize)
+			}
+			on.Store(true)
+			const writers = 256
+			answers := make(chan error, writers)
+			parked, new := 0, incompressible()
+			for slot := range int64(writers) {
+				r := &Request{Op: OpWrite, Data: new, Off: slot * PageSize, Done: func(_ *Request, _ int, err error) { answers <- err }}
+				_, waits, err := d.Submit(r)
+				if waits {
+					parked++
+				} else if answers <- err; err != nil {
+					t.Fatal(err)
+				}
+			}
+			if parked == 0 {
+				t.Fatal("every write found room")
+			}
+			if wait == time.Hour {
+				on.Store(false)
+			}
+			refused := 0
+			for range writers {
+				if err := <-answers; errors.Is(err, ErrNoSpace) {
+					refused++
+				} else if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if wait == time.Hour && refused != 0 || wait != time.Hour && refused == 0 {
+				t.Errorf("%d of %d writes were refused with a bound of %v", refused, parked, wait)
+			}
+			on.Store(false)
+			for slot, old := range pages {
+				if got := read(t, d, PageSize, int64(slot)*PageSize); !bytes.Equal(got, old) && !bytes.Equal(got, new) {
+					t.Fatalf("slot %d is neither old nor new", slot)
+				}
+			}
+			if frames > 0 {
+				drain(t, d)
+			}
+		}
+	}
+}
+
+// Room under the limit is waited for where that is asked for.
+func TestWriteWaitsUnderLimit(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.MemLimit, cfg.LimitWait = PageSize, time.Hour
+	d := newDevice(t, 4*PageSize, cfg)
+	write(t, d, incompressible(), 0)
+	answer := make(chan error, 1)
+	page := incompressible()
+	r := &Request{Op: OpWrite, Data: page, Off: PageSize, Done: func(_ *Request, _ int, err error) { answer <- err }}
+	if _, parked, err := d.Submit(r); !parked {
+		t.Fatalf("two raw pages under a limit of one: %v", err)
+	}
+	if err := d.Check(); err != nil { // it does not wait for the write
+		t.Error(err)
+	}
+	if err := d.Discard(0, PageSize); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-answer; err != nil {
+		t.Fatal(err)
+	}
+	wantPage(t, d, 1, page)
 }

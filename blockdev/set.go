@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/zramfs/zramfs/compress"
 	"github.com/zramfs/zramfs/stable"
@@ -30,6 +31,12 @@ type Config struct {
 
 	// Bytes of populated free memory that upkeep keeps ready.
 	ReserveLow, ReserveHigh int64
+
+	// RoomWait bounds how long a write waits for memory that the machine does
+	// not give at the moment; then it gets ErrNoSpace, and the old content
+	// stays. 0: DefaultRoomWait. LimitWait is the same for room under the
+	// memory limit; 0: it does not wait for that.
+	RoomWait, LimitWait time.Duration
 
 	// Extra rows of the attribute table: facts of the process.
 	Extra []Attribute
@@ -72,6 +79,9 @@ func NewSet(cfg Config) (*Set, error) {
 	if cfg.ReserveHigh == 0 {
 		cfg.ReserveLow, cfg.ReserveHigh = DefaultReserveLow, DefaultReserveHigh
 	}
+	if cfg.RoomWait == 0 {
+		cfg.RoomWait = DefaultRoomWait
+	}
 	if cfg.Ledger == nil {
 		cfg.Ledger = make([]byte, LedgerBytes)
 	}
@@ -81,6 +91,9 @@ func NewSet(cfg Config) (*Set, error) {
 	}
 	return &Set{cfg: cfg, ledger: l, devices: make(map[int]*Device)}, nil
 }
+
+// DefaultRoomWait is long enough for a kernel that is just freeing memory.
+const DefaultRoomWait = 100 * time.Millisecond
 
 // Defaults of the populated reserve, in bytes.
 const (

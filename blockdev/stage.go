@@ -2,14 +2,9 @@ package blockdev
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/zramfs/zramfs/stable"
 )
-
-// stallRetry is how long a compressor that found no room leaves the frames
-// where they are. They stay readable; nothing acknowledged is lost.
-const stallRetry = 20 * time.Millisecond
 
 // takeFrame gives a fresh frame for a slot, if write-behind is on, one is free
 // and the memory limit has room for it.
@@ -34,23 +29,19 @@ func (d *disk) frameOf(slot uint64, w word) (stable.Frame, error) {
 	return stable.Frame(w.place()), nil
 }
 
-// runCompressor compresses what is staged for one stream, until stop.
+// runCompressor compresses what is staged for one stream, until stop. What
+// cannot be stored now stays staged until upkeep wakes it again.
 func (d *disk) runCompressor(stream int) {
-	stall := time.NewTimer(stallRetry)
-	defer stall.Stop()
 	for {
 		select {
 		case <-d.stop:
 			return
 		case <-d.frames.Wake(stream):
-		case <-stall.C:
 		}
-		for {
-			more, err := d.compressNext(stream)
-			if err != nil {
-				stall.Reset(stallRetry)
-			}
-			if !more || err != nil {
+		for more := true; more; {
+			var err error
+			if more, err = d.compressNext(stream); err != nil {
+				d.stall()
 				break
 			}
 		}
@@ -89,9 +80,6 @@ func (d *disk) compressNext(stream int) (more bool, err error) {
 		d.account.Give(1)
 	}
 	d.wakeWaiters(slot)
-	if err == errRoom {
-		d.upkeep.poke()
-	}
 	return true, err
 }
 

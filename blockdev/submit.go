@@ -1,6 +1,9 @@
 package blockdev
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // submit starts a request: it is answered here, or parked and answered by
 // Done. What lies beyond the end of the disk is as on any block device: a read
@@ -10,6 +13,11 @@ func (d *disk) submit(r *Request) (n int, parked bool, err error) {
 		return 0, false, fmt.Errorf("stream %d of %d: %w", r.Stream, len(d.lanes), ErrInvalid)
 	}
 	r.done, r.parked = 0, false
+	return d.enter(r)
+}
+
+// enter lets a request, new or with a part of it done, through the gate.
+func (d *disk) enter(r *Request) (n int, parked bool, err error) {
 	if !d.gate.enter(r.Stream) {
 		if !d.waiting.gate.push(r) {
 			return 0, false, ErrNotReady
@@ -57,8 +65,9 @@ func (d *disk) advance(r *Request) (n int, parked bool, err error) {
 	switch err = d.step(r); err {
 	case errPark:
 		return 0, true, nil // the list took it under the slot's lock
-	case errRoom:
+	case errRoom, errLimit:
 		d.countParked(r)
+		r.until = time.Now().Add(d.patience(err))
 		d.waiting.room.push(r)
 		d.upkeep.poke()
 		return 0, true, nil

@@ -3,15 +3,25 @@ package blockdev
 import (
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
+// How long upkeep lets memory that could not be had, or a page that could not
+// be stored, be: the first time, and at most.
+const (
+	firstPause = time.Millisecond
+	lastPause  = 20 * time.Millisecond
+)
+
 // upkeep is the goroutine that commits and returns memory, off the I/O path,
-// and carries on the requests that wait for room.
+// and carries on the requests and the compressors that wait for room.
 type upkeep struct {
-	wake chan struct{} // immutable; capacity 1
+	wake    chan struct{} // immutable; capacity 1
+	stalled atomic.Bool   // a compressor could not store a page, and waits
+	commits int64         // upkeep's own; of the pool, when it last woke compressors
 }
 
 func (u *upkeep) poke() {
@@ -38,21 +48,57 @@ func (d *disk) fillReserve() error {
 func (d *disk) runUpkeep() {
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
-	for {
+	retry := time.NewTimer(lastPause)
+	defer retry.Stop()
+	for pause := firstPause; ; {
+		tick := false
 		select {
 		case <-d.stop:
 			return
 		case <-second.C:
 			d.clock.Store(bootSeconds())
+		case <-retry.C:
+			tick = true
+			pause = min(2*pause, lastPause)
 		case <-d.pool.Wake():
 		case <-d.upkeep.wake:
 		}
-		d.keepUp()
+		wait := d.keepUp()
+		wait = d.wakeStalled(tick) || wait
 		d.admit()
+		if wait {
+			retry.Reset(pause)
+		} else if !tick {
+			pause = firstPause
+		}
 	}
 }
 
-// admit lets in who came while the gate was shut, if it is open again.
+// wakeStalled wakes the compressors that found no room, when there is more of
+// it or some time has passed; else again says that they still wait.
+func (d *disk) wakeStalled(tick bool) (again bool) {
+	if !d.upkeep.stalled.Load() {
+		return false
+	}
+	commits := d.pool.Stats().Commits
+	if !tick && commits == d.upkeep.commits {
+		return true
+	}
+	d.upkeep.commits = commits
+	d.upkeep.stalled.Store(false)
+	d.frames.WakeAll()
+	return false
+}
+
+// stall notes that a compressor could not store its page; the frames stay
+// where they are, readable, until upkeep wakes it. Nothing acknowledged is lost.
+func (d *disk) stall() {
+	d.upkeep.stalled.Store(true)
+	d.upkeep.poke()
+}
+
+// admit lets in who came while the gate was shut, or stepped out of it, if it
+// is open again.
 func (d *disk) admit() {
 	if d.gate.closed.Load() {
 		return
@@ -60,18 +106,30 @@ func (d *disk) admit() {
 	for r := d.waiting.gate.takeAll(); r != nil; {
 		next := r.next
 		r.next = nil
-		if n, parked, err := d.submit(r); !parked {
+		if n, parked, err := d.enter(r); !parked {
 			r.Done(r, n, err)
 		}
 		r = next
 	}
 }
 
+// stepOut takes a parked request out of the gate, which is being shut: it goes
+// on from where it stands when the gate is open again.
+func (d *disk) stepOut(r *Request) {
+	stream := r.Stream
+	if !d.waiting.gate.push(r) {
+		d.answer(r, ErrNotReady)
+		return
+	}
+	d.gate.leave(stream)
+}
+
 // keepUp maintains the pool until there is nothing left to do, and carries on
-// whoever waits for room. When a round made no room, because all there is has
-// been made, and nobody who waits got any further, no more will come by itself:
-// ErrNoSpace. A round that made some may have lost it to others.
-func (d *disk) keepUp() {
+// whoever waits for room. A round that made room may have lost it to others,
+// and another follows at once. When one made none, because the machine has no
+// memory or all there is has been made, whoever waited as long as is allowed
+// gets ErrNoSpace. again: some wait on, and are to be seen to soon.
+func (d *disk) keepUp() (again bool) {
 	d.quiet.RLock()
 	defer d.quiet.RUnlock()
 	for commits := int64(-1); ; {
@@ -79,36 +137,34 @@ func (d *disk) keepUp() {
 		if more && err == nil {
 			continue
 		}
-		waited, progress := d.retryRoom(false)
+		waited, progress := d.retryRoom()
 		if !waited {
-			return
-		}
-		if progress && err == nil {
-			continue
+			return false
 		}
 		before := commits
-		if commits = d.pool.Stats().Commits; commits == before || err != nil {
-			d.retryRoom(true)
-			return
+		commits = d.pool.Stats().Commits
+		if err != nil || !progress && commits == before {
+			return d.giveUp(time.Now())
 		}
 	}
 }
 
 // retryRoom carries on the requests that wait for room: waited says that there
-// were any, progress that one of them got further. final answers the rest.
-func (d *disk) retryRoom(final bool) (waited, progress bool) {
+// were any, progress that one of them got further.
+func (d *disk) retryRoom() (waited, progress bool) {
 	for r := d.waiting.room.takeAll(); r != nil; {
 		next := r.next
 		r.next = nil
 		waited = true
 		before := r.done
-		switch err := d.step(r); {
-		case err == errPark:
+		switch err := d.step(r); err {
+		case errPark:
 			progress = true
-		case err == errRoom && final:
-			d.answer(r, ErrNoSpace)
-		case err == errRoom:
-			progress = progress || r.done > before
+		case errRoom, errLimit:
+			if r.done > before {
+				progress = true
+				r.until = time.Now().Add(d.patience(err))
+			}
 			d.waiting.room.push(r)
 		default:
 			progress = true
@@ -117,6 +173,34 @@ func (d *disk) retryRoom(final bool) (waited, progress bool) {
 		r = next
 	}
 	return waited, progress
+}
+
+// giveUp answers who has waited for room long enough, with the old content
+// kept; again says that others wait on.
+func (d *disk) giveUp(now time.Time) (again bool) {
+	for r := d.waiting.room.takeAll(); r != nil; {
+		next := r.next
+		r.next = nil
+		switch {
+		case !now.Before(r.until):
+			d.answer(r, ErrNoSpace)
+		case d.gate.closed.Load():
+			d.stepOut(r)
+		default:
+			again = true
+			d.waiting.room.push(r)
+		}
+		r = next
+	}
+	return again
+}
+
+// patience is how long a write waits for the room that err says is missing.
+func (d *disk) patience(err error) time.Duration {
+	if err == errLimit {
+		return d.limitWait
+	}
+	return d.roomWait
 }
 
 // bootSeconds is the device's clock: seconds since boot, sleep included, as
@@ -154,9 +238,14 @@ func (d *disk) runSweeper() {
 	}
 }
 
-// sweep takes each long discard one step further, in turn.
+// sweep takes each long discard one step further, in turn. A check does not
+// wait for the end of one.
 func (d *disk) sweep() {
 	for r := d.sweeper.takeOne(); r != nil; r = d.sweeper.takeOne() {
+		if d.gate.closed.Load() {
+			d.stepOut(r)
+			continue
+		}
 		d.resume(r)
 		runtime.Gosched()
 	}

@@ -128,7 +128,12 @@ func (d *disk) compress(stream int, slot uint64, v stable.View) (word, error) {
 		return w | word(place)<<placeShift, nil
 	case pool.ErrNoRoom:
 		return 0, errRoom
-	case pool.ErrLimit, pool.ErrFull:
+	case pool.ErrLimit:
+		if d.limitWait > 0 {
+			return 0, errLimit
+		}
+		return 0, ErrNoSpace
+	case pool.ErrFull:
 		return 0, ErrNoSpace
 	}
 	return 0, fmt.Errorf("store slot %d: %w", slot, err)

@@ -2,6 +2,7 @@ package stable
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -145,27 +146,23 @@ func (f *Frames) Give(fr Frame) {
 }
 
 // Claim takes the frame that a slot's word names, in a table made anew after a
-// worker's death. False if the frame does not exist or is claimed already.
+// worker's death; when all are claimed comes WipeFree. False if the frame does
+// not exist or is claimed already.
 func (f *Frames) Claim(fr Frame, slot uint64) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for i, free := range f.free {
-		if free == fr {
-			f.free[i] = f.free[len(f.free)-1]
-			f.free = f.free[:len(f.free)-1]
-			f.state[fr].Store(uint32(Filling))
-			f.owner[fr] = slot
-			return true
-		}
+	if int(fr) >= len(f.state) || f.State(fr) != Free {
+		return false
 	}
-	return false
+	f.move(fr, Free, Filling)
+	f.owner[fr] = slot
+	return true
 }
 
-// WipeFree wipes the frames that nobody has, in a table made anew: the worker
-// that died may have been about to.
+// WipeFree ends the claims: what is claimed is not free, and frames that nobody
+// has are wiped, since the worker that died may have been about to.
 func (f *Frames) WipeFree() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.free = slices.DeleteFunc(f.free, func(fr Frame) bool { return f.State(fr) != Free })
 	for _, fr := range f.free {
 		clear(f.Bytes(fr))
 	}

@@ -67,6 +67,13 @@ func (f *Frames) Queued(stream int) int {
 // Wake is signalled when a stream's queue has work.
 func (f *Frames) Wake(stream int) <-chan struct{} { return f.queues[stream].wake }
 
+// WakeAll has every stream look at its queue again.
+func (f *Frames) WakeAll() {
+	for i := range f.queues {
+		f.queues[i].signal()
+	}
+}
+
 // Begin starts compressing a frame; the caller holds the lock of its slot.
 // False: the slot had moved on, and the frame is free.
 func (f *Frames) Begin(fr Frame) (View, bool) {
