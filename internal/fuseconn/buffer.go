@@ -13,30 +13,34 @@ type Memory interface {
 	Populate(off, n int64) error
 }
 
-// The layout of the memory, in order:
+// The memory holds, in order:
 //
-//	buffers of the readers   readers x (1 + spares), each a head page and MaxWrite of payload
-//	control slots            controlSlots, each slotSize
-//	the control reply        a head page and controlReply bytes
+//	buffers of the readers   readers x (1 + Spares), each a head page and Payload bytes
+//	control slots            Slots, each slotSize
+//	the control reply        a head page and Reply bytes
 //
 // A head page begins with the index; the head of a request ends where the
 // page ends, so that a WRITE's payload starts on the next page; a READ's reply
 // header lies right before its data, so one write(2) of contiguous bytes
 // answers. Other replies are built in the head page, out of the request's way.
 const (
-	pageSize   = 4096
-	bufferSize = pageSize + MaxWrite
-	replyAt    = 64                  // in the head page
-	requestAt  = pageSize - rwInSize // in the head page
+	pageSize  = 4096
+	replyAt   = 64                  // in the head page
+	requestAt = pageSize - rwInSize // in the head page
 
-	controlSlots = 512
-	slotSize     = 512
-	slotRequest  = 64 // in the slot: the index lies before it
-	slotMax      = slotSize - slotRequest
-
-	// controlReply bounds what a directory or attribute read returns at once.
-	controlReply = 64 << 10
+	slotSize    = 512
+	slotRequest = 64 // in the slot: the index lies before it
+	slotMax     = slotSize - slotRequest
 )
+
+// Layout is how large the parts of the memory are. All workers of a mount have
+// the same: the first one's INIT has promised it to the kernel.
+type Layout struct {
+	Payload int `json:"payload"` // most bytes of a READ or WRITE, whole pages
+	Spares  int `json:"spares"`  // buffers of a reader besides the one it reads into
+	Slots   int `json:"slots"`   // control requests that can wait
+	Reply   int `json:"reply"`   // most bytes that a directory or attribute read returns at once
+}
 
 // Bounds on the number of buffers, so that a machine with many CPUs does not
 // lock its memory away.
@@ -44,11 +48,15 @@ const (
 	maxReaders = 16
 	maxBuffers = 64
 	maxSpares  = 4
+
+	// smallMachine is below how much memory the buffers are small.
+	smallMachine = 1 << 30
+	smallPayload = 128 << 10
 )
 
-// Plan says on which of the CPUs to put a reader, and how many spare buffers
-// to give each.
-func Plan(cpus []int) (readers []int, spares int) {
+// Plan says on which of the CPUs to put a reader, and how large the buffers
+// are on a machine with so many bytes of memory.
+func Plan(cpus []int, memory int64) (readers []int, l Layout) {
 	if n := len(cpus); n > maxReaders {
 		for i := range maxReaders {
 			readers = append(readers, cpus[i*n/maxReaders])
@@ -56,12 +64,57 @@ func Plan(cpus []int) (readers []int, spares int) {
 	} else {
 		readers = cpus
 	}
-	return readers, max(1, min(maxSpares, maxBuffers/max(len(readers), 1)-1))
+	l = Layout{Payload: MaxWrite, Slots: 512, Reply: 64 << 10}
+	if memory < smallMachine {
+		l = Layout{Payload: smallPayload, Slots: 64, Reply: 16 << 10}
+	}
+	l.Spares = max(1, min(maxSpares, maxBuffers/max(len(readers), 1)-1))
+	return readers, l
 }
 
-// BufferBytes is the size of the memory that a PerCPU connection needs.
-func BufferBytes(readers, spares int) int64 {
-	return int64(readers)*int64(1+spares)*bufferSize + controlSlots*slotSize + pageSize + controlReply
+// MaxBackground is how many background requests the kernel may have open for
+// a mount with that many planned loop devices: the queue of one has 128
+// requests of up to 1280 KiB, each of which is split into payloads.
+func (l Layout) MaxBackground(loops int) int {
+	const queue, largest = 128, 1280 << 10
+	return min(queue*((largest+l.Payload-1)/l.Payload)*max(loops, 1)+64, 1<<16-1)
+}
+
+// Bytes is the size of the memory that a PerCPU connection needs.
+func (l Layout) Bytes(readers int) int64 {
+	return l.buffers(readers) + l.slots() + pageSize + int64(l.Reply)
+}
+
+func (l Layout) buffers(readers int) int64 { return int64(readers) * int64(1+l.Spares) * l.buffer() }
+func (l Layout) buffer() int64             { return pageSize + int64(l.Payload) }
+func (l Layout) slots() int64              { return int64(l.Slots) * slotSize }
+
+// valid refuses what no Plan makes.
+func (l Layout) valid() bool {
+	return l.Payload >= attributeMax && l.Payload <= MaxWrite && l.Payload%pageSize == 0 &&
+		l.Spares >= 1 && l.Slots >= 1 && l.Slots%(pageSize/slotSize) == 0 && l.Reply >= attributeMax
+}
+
+// indices yields the index of every buffer and slot.
+func (l Layout) indices(mem Memory, readers int, yield func(*index)) {
+	for off := int64(0); off < l.buffers(readers); off += l.buffer() {
+		yield(indexAt(mem.Bytes(off, pageSize)))
+	}
+	for i := range int64(l.Slots) {
+		yield(indexAt(mem.Bytes(l.buffers(readers)+i*slotSize, slotSize)))
+	}
+}
+
+// InFlight lists the ids of the requests that were read and not answered, as
+// the memory of a dead worker tells it.
+func InFlight(mem Memory, readers int, l Layout) []uint64 {
+	var ids []uint64
+	l.indices(mem, readers, func(x *index) {
+		if x.state.Load() == indexOpen {
+			ids = append(ids, x.unique.Load())
+		}
+	})
+	return ids
 }
 
 // State of the request in a buffer, as the index tells it.

@@ -20,6 +20,7 @@ type control struct {
 	todo chan *slot // has room for all slots
 
 	panics atomic.Uint64
+	before *before // immutable
 }
 
 // slot is a control request on its way. It belongs to the reader until it is
@@ -37,9 +38,9 @@ type slot struct {
 // page, as the kernel's sysfs does.
 const attributeMax = pageSize
 
-func newControl(tree fuse.RawFileSystem, opts *fuse.MountOptions, slots, reply []byte) *control {
+func newControl(tree fuse.RawFileSystem, opts *fuse.MountOptions, slots, reply []byte, b *before) *control {
 	n := len(slots) / slotSize
-	c := &control{reply: reply, free: make(chan *slot, n), todo: make(chan *slot, n)}
+	c := &control{reply: reply, before: b, free: make(chan *slot, n), todo: make(chan *slot, n)}
 	opts.PanicHandler = func(any) fuse.Status {
 		c.panics.Add(1)
 		return fuse.EIO
@@ -91,9 +92,14 @@ func (rd *reader) handOver(r *Request, n int) {
 	rd.take()
 }
 
-// refuse answers a request of any kind with an errno.
+// refuse answers a request of any kind that there is no room for.
 func (rd *reader) refuse(r *Request, unique uint64, errno syscall.Errno) {
 	rd.count.refused.Add(1)
+	rd.deny(r, unique, errno)
+}
+
+// deny answers a request of any kind with an errno, from its buffer.
+func (rd *reader) deny(r *Request, unique uint64, errno syscall.Errno) {
 	out := (*fuse.OutHeader)(unsafe.Pointer(&r.head[replyAt]))
 	*out = fuse.OutHeader{Length: uint32(outHeaderSize), Status: -int32(errno), Unique: unique}
 	send(rd.fd, unsafe.Pointer(out), outHeaderSize)
@@ -114,6 +120,7 @@ func (c *control) loop() {
 	for s := range c.todo {
 		if n := c.handle(s.request()); n > 0 {
 			send(s.fd, unsafe.Pointer(unsafe.SliceData(c.reply)), n)
+			c.before.answered()
 		}
 		s.index.close()
 		if r := s.large; r != nil {
@@ -132,7 +139,7 @@ func (c *control) handle(request []byte) (n int) {
 	if served(h.Opcode) {
 		if h.Opcode == opRead || h.Opcode == opReaddir {
 			if q := (*fuse.ReadIn)(unsafe.Pointer(h)); len(request) >= rwInSize {
-				q.Size = min(q.Size, controlReply)
+				q.Size = min(q.Size, uint32(len(c.reply)-pageSize))
 			}
 		}
 		n, status = c.proto.HandleRequest([][]byte{request}, [][]byte{c.reply})

@@ -25,18 +25,11 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// MaxWrite is the largest payload of one READ or WRITE in bytes.
+// MaxWrite is the largest payload of one READ or WRITE in bytes, of any Layout.
 const MaxWrite = 1 << 20
 
-// backgroundPerDevice is the queue depth that a loop device may bring; its
-// queue has 128 requests, each of which may be split in two.
-const backgroundPerDevice = 256
-
-// MaxBackground is how many background requests the kernel may have open for
-// a mount with that many planned loop devices.
-func MaxBackground(devices int) int {
-	return min(backgroundPerDevice*max(devices, 1)+64, 1<<16-1)
-}
+// MaxBackground is Layout.MaxBackground with the largest payload.
+func MaxBackground(loops int) int { return Layout{Payload: MaxWrite}.MaxBackground(loops) }
 
 // Sentinel errors.
 var (
@@ -126,23 +119,30 @@ type ReaderStats struct {
 	Refused  uint64 `json:"refused"`  // control requests refused for want of a buffer
 	Survived uint64 `json:"survived"` // errors of read(2) that were not the end
 	Failed   uint64 `json:"failed"`   // replies that the kernel did not take
+	Resent   uint64 `json:"resent"`   // that an earlier worker had seen, too
+	Poisoned uint64 `json:"poisoned"` // of these, refused with EIO: they have killed
 }
 
 // Stats counts what a connection did.
 type Stats struct {
 	Readers       []ReaderStats `json:"readers"`
 	ControlPanics uint64        `json:"control_panics"`
+	Resent        uint64        `json:"resent"`   // sums over the readers
+	Poisoned      uint64        `json:"poisoned"` //
+	// FirstAnswer is when the first request was answered, CLOCK_MONOTONIC in
+	// nanoseconds; 0: none was.
+	FirstAnswer int64 `json:"first_answer,omitempty"`
 	// Unpinned says why a reader could not be pinned, if one could not.
 	Unpinned string `json:"unpinned,omitempty"`
 }
 
 // mountOptions is what go-fuse is told, whichever transport.
-func (c *Config) mountOptions() *fuse.MountOptions {
+func (c *Config) mountOptions(maxWrite int) *fuse.MountOptions {
 	o := &fuse.MountOptions{
 		FsName:              fsName,
 		Name:                fsName,
 		AllowOther:          c.AllowOther,
-		MaxWrite:            MaxWrite,
+		MaxWrite:            maxWrite,
 		MaxBackground:       c.MaxBackground,
 		CongestionThreshold: c.MaxBackground,
 		ExtraCapabilities:   fuse.CAP_ASYNC_DIO,

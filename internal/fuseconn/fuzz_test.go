@@ -16,15 +16,8 @@ func FuzzServe(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Cleanup(func() { null.Close() })
-	mem, err := anonymous(BufferBytes(1, 1))
-	if err != nil {
-		f.Fatal(err)
-	}
 	h := newStore("plain")
-	c := newControl(newTree(), (&Config{MaxBackground: 64}).mountOptions(),
-		mem.Bytes(2*bufferSize, controlSlots*slotSize),
-		mem.Bytes(2*bufferSize+controlSlots*slotSize, pageSize+controlReply))
-	rd := newReader(0, -1, null.Fd(), h, c, mem.Bytes(0, 2*bufferSize))
+	rd := newTestReader(f, h, null.Fd())
 	opcodes := []uint32{opRead, opWrite, opFallocate, opFsync}
 	for op := range byte(4) {
 		f.Add(op, 80, []byte{})
@@ -43,7 +36,7 @@ func FuzzServe(f *testing.F) {
 			Length: uint32(n), Opcode: opcodes[op%4], Unique: 2, NodeId: diskNode,
 		}
 		rd.serveOne(n)
-		if rd.current != q || len(rd.spare) != 1 {
+		if rd.current != q || len(rd.spare) != 2 {
 			t.Fatalf("the buffer is gone: %d spares", len(rd.spare))
 		}
 		if n >= inHeaderSize && q.index.state.Load() != indexAnswered {

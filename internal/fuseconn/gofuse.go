@@ -33,7 +33,7 @@ func NewGoFuse(mountpoint string, cfg Config, streams int) (*GoFuse, error) {
 		cfg.Handler.Attach(r)
 		g.free <- r
 	}
-	opts := cfg.mountOptions()
+	opts := cfg.mountOptions(MaxWrite)
 	// go-fuse would answer EIO and go on, with whatever locks are held.
 	opts.PanicHandler = func(p any) fuse.Status { panic(p) }
 	server, err := fuse.NewServer(&waiting{RawFileSystem: cfg.Tree, conn: g}, mountpoint, opts)

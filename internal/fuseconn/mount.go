@@ -24,6 +24,8 @@ type MountOptions struct {
 	// AllowOther lets users other than the mounter see the tree; the kernel
 	// then checks modes and owners.
 	AllowOther bool
+	// MaxRead is most bytes of one READ, Layout.Payload; 0: MaxWrite.
+	MaxRead int
 }
 
 // Mount opens /dev/fuse and mounts it, as type fuse.zramfs, with mount(2): it
@@ -33,12 +35,15 @@ func Mount(mountpoint string, opts MountOptions) (*os.File, error) {
 	if err := unix.Stat(mountpoint, &st); err != nil {
 		return nil, &os.PathError{Op: "stat", Path: mountpoint, Err: err}
 	}
+	if opts.MaxRead == 0 {
+		opts.MaxRead = MaxWrite
+	}
 	f, err := openDevice()
 	if err != nil {
 		return nil, err
 	}
 	data := fmt.Sprintf("fd=%d,rootmode=%o,user_id=%d,group_id=%d,max_read=%d",
-		f.Fd(), st.Mode&unix.S_IFMT, os.Geteuid(), os.Getegid(), MaxWrite)
+		f.Fd(), st.Mode&unix.S_IFMT, os.Geteuid(), os.Getegid(), opts.MaxRead)
 	if opts.AllowOther {
 		data += ",allow_other," + defaultPermissions
 	}

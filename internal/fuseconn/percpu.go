@@ -22,15 +22,15 @@ type PerCPUConfig struct {
 	// Clones are the readers' files, CPUs where they run (-1: anywhere).
 	Clones []*os.File
 	CPUs   []int
-	// Spares is how many buffers a reader has besides the one it reads into.
-	Spares int
+	// Layout is the one that Plan gave to the first worker of the mount.
+	Layout Layout
 	// Preempt lets a reader interrupt who runs on its CPU as soon as a request
 	// comes. By default it does not (SCHED_BATCH): a submitter that shares the
 	// CPU then queues many requests between two switches, which at depth 32 is
 	// worth 1.1 to 4 times the requests a second; beside a program that never
 	// sleeps a request may wait for the next tick.
 	Preempt bool
-	// Memory is BufferBytes(len(Clones), Spares) bytes.
+	// Memory is Layout.Bytes(len(Clones)) bytes.
 	Memory Memory
 
 	// SaveInit is given the INIT request; the bytes are the callee's. An error
@@ -39,6 +39,9 @@ type PerCPUConfig struct {
 	// Resume is the INIT request of a connection that an earlier worker
 	// opened; nil: wait for the kernel's.
 	Resume []byte
+	// Poison lists requests, by Request.ID, that are answered with EIO if they
+	// come again: workers have died of them.
+	Poison []uint64
 }
 
 // PerCPU is the transport with a reader thread per CPU.
@@ -46,6 +49,7 @@ type PerCPUConfig struct {
 // Each request is answered on the file it was read from.
 type PerCPU struct {
 	cfg     PerCPUConfig // immutable
+	before  *before      // immutable
 	control *control     // immutable
 	readers []*reader    // immutable
 
@@ -56,29 +60,35 @@ type PerCPU struct {
 
 var _ Conn = (*PerCPU)(nil)
 
-// NewPerCPU populates the buffers and builds the readers; it starts nothing.
+// NewPerCPU populates the buffers and builds the readers; it starts nothing,
+// and reads and writes nothing of what another worker may be using. So it may
+// run long before Init.
 func NewPerCPU(cfg PerCPUConfig) (*PerCPU, error) {
-	if len(cfg.Clones) == 0 || len(cfg.Clones) != len(cfg.CPUs) || cfg.Spares < 1 {
-		return nil, fmt.Errorf("fuseconn: %d files, %d CPUs, %d spares: %w",
-			len(cfg.Clones), len(cfg.CPUs), cfg.Spares, errors.ErrUnsupported)
+	n, l := len(cfg.Clones), cfg.Layout
+	if n == 0 || n != len(cfg.CPUs) || !l.valid() {
+		return nil, fmt.Errorf("fuseconn: %d files, %d CPUs, buffers %+v: %w", n, len(cfg.CPUs), l, errors.ErrUnsupported)
 	}
-	size := BufferBytes(len(cfg.Clones), cfg.Spares)
-	if err := cfg.Memory.Populate(0, size); err != nil {
-		return nil, fmt.Errorf("fuseconn: populate %d bytes of buffers: %w", size, err)
+	if err := cfg.Memory.Populate(0, l.Bytes(n)); err != nil {
+		return nil, fmt.Errorf("fuseconn: populate %d bytes of buffers: %w", l.Bytes(n), err)
 	}
-	p := &PerCPU{cfg: cfg}
-	off := int64(len(cfg.Clones)) * int64(1+cfg.Spares) * bufferSize
-	slots := cfg.Memory.Bytes(off, controlSlots*slotSize)
-	reply := cfg.Memory.Bytes(off+controlSlots*slotSize, pageSize+controlReply)
-	p.control = newControl(cfg.Tree, cfg.mountOptions(), slots, reply)
-	each := int64(1+cfg.Spares) * bufferSize
+	p := &PerCPU{cfg: cfg, before: &before{poison: cfg.Poison}}
+	slots := cfg.Memory.Bytes(l.buffers(n), l.slots())
+	reply := cfg.Memory.Bytes(l.buffers(n)+l.slots(), pageSize+int64(l.Reply))
+	p.control = newControl(cfg.Tree, cfg.mountOptions(l.Payload), slots, reply, p.before)
+	each := l.buffers(1)
 	for i, f := range cfg.Clones {
 		mem := cfg.Memory.Bytes(int64(i)*each, each)
-		rd := newReader(i, cfg.CPUs[i], f.Fd(), cfg.Handler, p.control, mem)
+		rd := newReader(i, cfg.CPUs[i], f.Fd(), cfg.Handler, p.control, mem, int(l.buffer()))
 		rd.preempt = cfg.Preempt
 		p.readers = append(p.readers, rd)
 	}
 	return p, nil
+}
+
+// Succeed gives Resume and Poison, if they were not known to NewPerCPU: what a
+// worker that stood by calls before Init.
+func (p *PerCPU) Succeed(resume []byte, poison []uint64) {
+	p.cfg.Resume, p.before.poison = resume, poison
 }
 
 // Transport is the transport's name.
@@ -111,6 +121,8 @@ func (p *PerCPU) Init() error {
 		return fmt.Errorf("fuseconn: INIT: %w", ErrNoAsyncDIO)
 	}
 	if p.cfg.Resume != nil {
+		// What was open comes again, into whichever buffer.
+		p.cfg.Layout.indices(p.cfg.Memory, len(p.readers), func(x *index) { x.state.Store(indexFree) })
 		return nil
 	}
 	if p.cfg.SaveInit != nil {
@@ -131,7 +143,7 @@ func (p *PerCPU) readInit() ([]byte, error) {
 	r := p.readers[0].buffers[0]
 	for failures := 0; ; failures++ {
 		n, _, errno := syscall.Syscall(syscall.SYS_READ, p.cfg.Main.Fd(),
-			uintptr(unsafe.Pointer(&r.head[requestAt])), uintptr(rwInSize+MaxWrite))
+			uintptr(unsafe.Pointer(&r.head[requestAt])), uintptr(rwInSize+len(r.page)))
 		switch errno {
 		case 0:
 			return append([]byte(nil), unsafe.Slice(&r.head[requestAt], int(n))...), nil
@@ -193,8 +205,12 @@ func (p *PerCPU) Resend() error {
 func (p *PerCPU) Stats() Stats {
 	s := Stats{ControlPanics: p.control.panics.Load()}
 	for _, rd := range p.readers {
-		s.Readers = append(s.Readers, rd.stats())
+		c := rd.stats()
+		s.Readers = append(s.Readers, c)
+		s.Resent += c.Resent
+		s.Poisoned += c.Poisoned
 	}
+	s.FirstAnswer = p.before.first.Load()
 	if text := p.unpinned.Load(); text != nil {
 		s.Unpinned = *text
 	}

@@ -83,13 +83,14 @@ func TestResumedInit(t *testing.T) {
 		{"something else", make([]byte, 104), ErrProtocol},
 		{"cut off", initRequest(45, all)[:50], ErrProtocol},
 	} {
-		mem, err := anonymous(BufferBytes(1, 1))
+		_, l := Plan([]int{0}, 4<<30)
+		mem, err := anonymous(l.Bytes(1))
 		if err != nil {
 			t.Fatal(err)
 		}
 		p, err := NewPerCPU(PerCPUConfig{
 			Config: Config{Handler: newStore("plain"), Tree: newTree(), MaxBackground: MaxBackground(2)},
-			Main:   null, Clones: []*os.File{null}, CPUs: []int{-1}, Spares: 1, Memory: mem,
+			Main:   null, Clones: []*os.File{null}, CPUs: []int{-1}, Layout: l, Memory: mem,
 			SaveInit: func([]byte) error { return errors.New("saved what it was given") },
 			Resume:   c.saved,
 		})

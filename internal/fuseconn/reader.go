@@ -36,14 +36,16 @@ type counters struct {
 	requests, reads, writes, control atomic.Uint64
 	parked, last, waits, refused     atomic.Uint64
 	survived, failed                 atomic.Uint64
+	resent, poisoned                 atomic.Uint64
 	_                                [percpu.CacheLine]byte
 }
 
-func newReader(number, cpu int, fd uintptr, h Handler, c *control, mem []byte) *reader {
-	n := len(mem) / bufferSize
+// newReader makes a reader with all of mem, cut into buffers of size bytes.
+func newReader(number, cpu int, fd uintptr, h Handler, c *control, mem []byte, size int) *reader {
+	n := len(mem) / size
 	rd := &reader{number: number, cpu: cpu, fd: fd, handler: h, control: c, spare: make(chan *Request, n)}
 	for i := range n {
-		b := mem[i*bufferSize:][:bufferSize:bufferSize]
+		b := mem[i*size:][:size:size]
 		r := &Request{
 			reader: rd, Reader: number,
 			head: b[:pageSize:pageSize], page: b[pageSize:], index: indexAt(b),
@@ -98,7 +100,7 @@ func (rd *reader) loop(pinned func(error)) {
 func (rd *reader) read() (int, syscall.Errno) {
 	// Not RawSyscall: the garbage collector would wait for this thread.
 	n, _, errno := syscall.Syscall(syscall.SYS_READ, rd.fd,
-		uintptr(unsafe.Pointer(&rd.current.head[requestAt])), uintptr(rwInSize+MaxWrite))
+		uintptr(unsafe.Pointer(&rd.current.head[requestAt])), uintptr(rwInSize+len(rd.current.page)))
 	return int(n), errno
 }
 
@@ -108,6 +110,9 @@ func (rd *reader) serveOne(n int) {
 	h := in[fuse.InHeader](r.head)
 	if n < inHeaderSize || int(h.Length) != n {
 		rd.count.survived.Add(1)
+		return
+	}
+	if h.Unique&resent != 0 && rd.again(r, h.Unique) {
 		return
 	}
 	switch h.Opcode {
@@ -149,6 +154,18 @@ func (rd *reader) serveOne(n int) {
 	rd.take()
 }
 
+// again looks at a request that an earlier worker has seen, too: true, it is
+// answered.
+func (rd *reader) again(r *Request, unique uint64) bool {
+	rd.count.resent.Add(1)
+	if !rd.control.before.poisons(unique) {
+		return false
+	}
+	rd.count.poisoned.Add(1)
+	rd.deny(r, unique, syscall.EIO)
+	return true
+}
+
 // take makes a spare buffer the current one.
 func (rd *reader) take() {
 	select {
@@ -174,5 +191,7 @@ func (rd *reader) stats() ReaderStats {
 		Refused:  c.refused.Load(),
 		Survived: c.survived.Load(),
 		Failed:   c.failed.Load(),
+		Resent:   c.resent.Load(),
+		Poisoned: c.poisoned.Load(),
 	}
 }

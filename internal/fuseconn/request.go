@@ -30,7 +30,7 @@ type Request struct {
 
 	reader *reader // immutable; nil: transport gofuse
 	head   []byte  // head page; immutable
-	page   []byte  // payload of MaxWrite; immutable
+	page   []byte  // Layout.Payload bytes; immutable
 	index  *index  // start of head; immutable
 	unique uint64  // as the kernel sent it
 
@@ -69,7 +69,7 @@ func (r *Request) parse(n int) bool {
 	switch h := in[fuse.InHeader](r.head); h.Opcode {
 	case opRead:
 		q := in[fuse.ReadIn](r.head)
-		if n != int(unsafe.Sizeof(*q)) || q.Size > MaxWrite {
+		if n != int(unsafe.Sizeof(*q)) || int64(q.Size) > int64(len(r.page)) {
 			return false
 		}
 		r.Op, r.Offset, r.Data = Read, int64(q.Offset), r.page[:q.Size]
@@ -117,4 +117,5 @@ func (r *Request) answer(n int, errno syscall.Errno) {
 		r.reader.count.failed.Add(1)
 	}
 	r.index.close()
+	r.reader.control.before.answered()
 }

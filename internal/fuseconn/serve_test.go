@@ -10,16 +10,17 @@ import (
 )
 
 // newTestReader has a reader whose replies go to a file that takes anything.
-func newTestReader(t *testing.T, h Handler, fd uintptr) *reader {
+func newTestReader(t testing.TB, h Handler, fd uintptr) *reader {
 	t.Helper()
-	mem, err := anonymous(BufferBytes(1, 2))
+	_, l := Plan([]int{0}, 4<<30)
+	l.Spares = 2
+	mem, err := anonymous(l.Bytes(1))
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newControl(newTree(), (&Config{MaxBackground: 64}).mountOptions(),
-		mem.Bytes(3*bufferSize, controlSlots*slotSize),
-		mem.Bytes(3*bufferSize+controlSlots*slotSize, pageSize+controlReply))
-	return newReader(0, -1, fd, h, c, mem.Bytes(0, 3*bufferSize))
+	c := newControl(newTree(), (&Config{MaxBackground: 64}).mountOptions(l.Payload), mem.Bytes(l.buffers(1), l.slots()),
+		mem.Bytes(l.buffers(1)+l.slots(), pageSize+int64(l.Reply)), &before{poison: []uint64{666}})
+	return newReader(0, -1, fd, h, c, mem.Bytes(0, l.buffers(1)), int(l.buffer()))
 }
 
 // feed puts a request in the current buffer, as read(2) would.
@@ -169,31 +170,48 @@ func TestReplies(t *testing.T) {
 
 func TestControlIsRefusedWhenFull(t *testing.T) {
 	rd := newTestReader(t, newStore("plain"), devNull(t))
-	for i := range controlSlots + 5 {
+	slots := len(rd.control.free)
+	for i := range slots + 5 {
 		rd.serveOne(feed(rd, opRead, fileNode, uint64(i), 0, 4096))
 	}
-	if s := rd.stats(); s.Refused != 5 || s.Control != controlSlots+5 {
+	if s := rd.stats(); s.Refused != 5 || s.Control != uint64(slots)+5 {
 		t.Errorf("%+v", s)
 	}
 	close(rd.control.todo)
 	rd.control.loop()
-	if len(rd.control.free) != controlSlots {
+	if len(rd.control.free) != slots {
 		t.Errorf("%d slots came back", len(rd.control.free))
 	}
 }
 
 func TestPlan(t *testing.T) {
-	for _, c := range []struct{ cpus, readers, spares int }{{1, 1, 4}, {2, 2, 4}, {12, 12, 4}, {16, 16, 3}, {256, 16, 3}} {
+	for _, c := range []struct {
+		cpus            int
+		memory          int64
+		readers, spares int
+		most            int64 // bytes
+		background      int   // of two loop devices
+	}{
+		{1, 128 << 20, 1, 4, 1 << 20, 2*1280 + 64},
+		{2, 128 << 20, 2, 4, 3 << 19, 2*1280 + 64},
+		{4, 512 << 20, 4, 4, 3 << 20, 2*1280 + 64},
+		{64, 512 << 20, 16, 3, 9 << 20, 2*1280 + 64},
+		{1, 1 << 30, 1, 4, 6 << 20, 2*256 + 64},
+		{2, 4 << 30, 2, 4, 12 << 20, 2*256 + 64},
+		{12, 4 << 30, 12, 4, 68 << 20, 2*256 + 64},
+		{16, 4 << 30, 16, 3, 68 << 20, 2*256 + 64},
+		{256, 4 << 30, 16, 3, 68 << 20, 2*256 + 64},
+	} {
 		cpus := make([]int, c.cpus)
 		for i := range cpus {
 			cpus[i] = i
 		}
-		readers, spares := Plan(cpus)
-		if len(readers) != c.readers || spares != c.spares {
-			t.Errorf("%d CPUs: %d readers, %d spares", c.cpus, len(readers), spares)
+		readers, l := Plan(cpus, c.memory)
+		if len(readers) != c.readers || l.Spares != c.spares || !l.valid() || l.MaxBackground(2) != c.background {
+			t.Errorf("%d CPUs, %d bytes: %d readers, %+v", c.cpus, c.memory, len(readers), l)
 		}
-		if bytes := BufferBytes(len(readers), spares); bytes > 68<<20 {
-			t.Errorf("%d CPUs: %d bytes of buffers", c.cpus, bytes)
+		if bytes := l.Bytes(len(readers)); bytes >= c.most {
+			t.Errorf("%d CPUs, %d bytes: %d bytes of buffers", c.cpus, c.memory, bytes)
 		}
 	}
 }

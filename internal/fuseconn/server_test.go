@@ -72,12 +72,12 @@ func mountPerCPU(mountpoint string, cfg Config) (*PerCPU, error) {
 	if err != nil {
 		return nil, err
 	}
-	readers, spares := Plan(cpus)
+	readers, l := Plan(cpus, 4<<30)
 	main, err := Mount(mountpoint, MountOptions{})
 	if err != nil {
 		return nil, err
 	}
-	pc := PerCPUConfig{Config: cfg, Main: main, CPUs: readers, Spares: spares}
+	pc := PerCPUConfig{Config: cfg, Main: main, CPUs: readers, Layout: l}
 	for range readers {
 		f, err := Clone(main)
 		if err != nil {
@@ -85,7 +85,7 @@ func mountPerCPU(mountpoint string, cfg Config) (*PerCPU, error) {
 		}
 		pc.Clones = append(pc.Clones, f)
 	}
-	if pc.Memory, err = anonymous(BufferBytes(len(readers), spares)); err != nil {
+	if pc.Memory, err = anonymous(l.Bytes(len(readers))); err != nil {
 		return nil, err
 	}
 	var saved []byte

@@ -94,8 +94,8 @@ func newPerCPU(mountpoint string, cfg fuseconn.Config, src *shm.Source) (fusecon
 		return nil, err
 	}
 	pc := fuseconn.PerCPUConfig{Config: cfg}
-	pc.CPUs, pc.Spares = fuseconn.Plan(cpus)
-	if pc.Memory, err = src.Create("buffers", fuseconn.BufferBytes(len(pc.CPUs), pc.Spares)); err != nil {
+	pc.CPUs, pc.Layout = fuseconn.Plan(cpus, 4<<30)
+	if pc.Memory, err = src.Create("buffers", pc.Layout.Bytes(len(pc.CPUs))); err != nil {
 		return nil, err
 	}
 	if pc.Main, err = fuseconn.Mount(mountpoint, fuseconn.MountOptions{}); err != nil {

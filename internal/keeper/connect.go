@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zramfs/zramfs/internal/fuseconn"
+	"github.com/zramfs/zramfs/internal/host"
 	"github.com/zramfs/zramfs/internal/percpu"
 	"github.com/zramfs/zramfs/internal/shm"
 )
@@ -23,21 +24,27 @@ func (k *keeper) connect() error {
 	if err != nil {
 		return err
 	}
-	readers, spares := fuseconn.Plan(cpus)
-	k.held.cpus, k.held.spares = readers, spares
+	memory, err := host.TotalMemory()
+	if err != nil {
+		return err
+	}
+	readers, layout := fuseconn.Plan(cpus, memory)
+	k.held.cpus, k.held.layout = readers, layout
 	for _, region := range []struct {
 		name string
 		size int64
 		keep **os.File
 	}{
 		{"header", headerSize, &k.held.header},
-		{"buffers", roundUp(fuseconn.BufferBytes(len(readers), spares)), &k.held.buffers},
+		{"buffers", roundUp(layout.Bytes(len(readers))), &k.held.buffers},
 	} {
 		if *region.keep, err = k.makeRegion(region.name, region.size); err != nil {
 			return err
 		}
 	}
-	mounted, err := fuseconn.Mount(k.boot.Config.Mountpoint, fuseconn.MountOptions{AllowOther: k.boot.Config.AllowOther})
+	mounted, err := fuseconn.Mount(k.boot.Config.Mountpoint, fuseconn.MountOptions{
+		AllowOther: k.boot.Config.AllowOther, MaxRead: layout.Payload,
+	})
 	if errors.Is(err, unix.EPERM) {
 		return &Error{CodeNotPermitted, "mount is not permitted: run as root, or in a container pass --cap-add SYS_ADMIN", err}
 	}

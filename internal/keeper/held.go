@@ -2,13 +2,15 @@ package keeper
 
 import (
 	"os"
+
+	"github.com/zramfs/zramfs/internal/fuseconn"
 )
 
 // held is what survives a worker: descriptors, nothing else.
 type held struct {
-	fuse    []*os.File // the mount's, then a clone per reader; nil if the worker mounts
-	cpus    []int      // where the readers of the clones run
-	spares  int        // buffers of a reader besides its first
+	fuse    []*os.File      // the mount's, then a clone per reader; nil if the worker mounts
+	cpus    []int           // where the readers of the clones run
+	layout  fuseconn.Layout // of the request buffers
 	header  *os.File
 	buffers *os.File
 	regions map[string]*os.File // of devices, by name

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zramfs/zramfs/internal/fuseconn"
 )
 
 // incoming is a message with the descriptor that came along, nil if none.
@@ -31,16 +33,16 @@ type process struct {
 
 // assignment is everything a worker is told at its start.
 type assignment struct {
-	Config      Config       `json:"config"`
-	Generation  int          `json:"generation"`
-	KeeperPID   int          `json:"keeper_pid"`
-	Notes       []string     `json:"notes,omitempty"`
-	Locked      bool         `json:"locked"`
-	Flusher     bool         `json:"flusher"`
-	OOMScore    int          `json:"oom_score"`
-	CPUs        []int        `json:"cpus,omitempty"`   // where readers run; none: the worker mounts
-	Spares      int          `json:"spares,omitempty"` // request buffers of a reader besides its first
-	Descriptors []descriptor `json:"descriptors"`      // inherited ones, from firstFD on
+	Config      Config          `json:"config"`
+	Generation  int             `json:"generation"`
+	KeeperPID   int             `json:"keeper_pid"`
+	Notes       []string        `json:"notes,omitempty"`
+	Locked      bool            `json:"locked"`
+	Flusher     bool            `json:"flusher"`
+	OOMScore    int             `json:"oom_score"`
+	CPUs        []int           `json:"cpus,omitempty"`  // where readers run; none: the worker mounts
+	Layout      fuseconn.Layout `json:"layout,omitzero"` // of the request buffers
+	Descriptors []descriptor    `json:"descriptors"`     // inherited ones, from firstFD on
 }
 
 // Roles of inherited descriptors.
@@ -108,7 +110,7 @@ func (k *keeper) startWorker(generation int) (*process, error) {
 		Flusher:     k.boot.Flusher,
 		OOMScore:    k.boot.OOMScore,
 		CPUs:        k.held.cpus,
-		Spares:      k.held.spares,
+		Layout:      k.held.layout,
 		Descriptors: names,
 	}}, nil)
 	if err != nil && !errors.Is(err, unix.EPIPE) { // EPIPE: it died already; its reason is worth more

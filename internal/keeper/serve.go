@@ -141,7 +141,7 @@ func (w *worker) connect(config fuseconn.Config, streams int) (fuseconn.Conn, er
 		Main:     w.fuse[0],
 		Clones:   w.fuse[1:],
 		CPUs:     w.task.CPUs,
-		Spares:   w.task.Spares,
+		Layout:   w.task.Layout,
 		Memory:   buffers,
 		SaveInit: head.saveInit,
 		Resume:   head.savedInit(),
