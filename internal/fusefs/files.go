@@ -22,6 +22,7 @@ const pageSize = 4096
 // is sent again opens the same.
 type handle struct {
 	disk *blockdev.Device // not nil: counted as an opener
+	kept *handleRecord    // not nil: the next worker will find it
 
 	// Of an attribute file: what a reader sees, made when it reads from the
 	// start. One reader at a time: the control thread, or who holds Tree.mu.
@@ -31,30 +32,96 @@ type handle struct {
 
 // Open implements fuse.RawFileSystem.
 func (t *Tree) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	h := &handle{}
-	if t.IsDisk(in.NodeId) {
-		id, _ := split(in.NodeId)
-		d := t.device(id)
-		if d == nil {
-			return fuse.ENODEV
-		}
-		if err := d.Open(); err != nil {
-			return statusOf(err)
-		}
-		t.disks[id].Store(d)
-		h.disk = d
-	} else if st := t.mayOpen(in.NodeId, in.Flags&syscall.O_ACCMODE); !st.Ok() {
-		return st
-	}
 	out.Fh = in.Unique &^ resent
 	out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
-	if h.disk != nil {
+	if t.IsDisk(in.NodeId) {
 		out.OpenFlags |= fuse.FOPEN_PARALLEL_DIRECT_WRITES
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.open[out.Fh] != nil {
+		return fuse.OK // it was open before its worker died
+	}
+	if !t.IsDisk(in.NodeId) {
+		if st := t.mayOpen(in.NodeId, in.Flags&syscall.O_ACCMODE); !st.Ok() {
+			return st
+		}
+	}
+	h := &handle{}
+	if err := t.openDisk(h, in.NodeId); err != nil {
+		return statusOf(err)
+	}
+	if h.disk != nil || in.NodeId == nodeHotAdd {
+		var err error
+		if h.kept, err = t.ledger.take(out.Fh, in.NodeId); err != nil {
+			h.close()
+			return statusOf(err)
+		}
+	}
 	t.open[out.Fh] = h
 	return fuse.OK
+}
+
+// openDisk counts an opener, if the node is a disk.
+func (t *Tree) openDisk(h *handle, node uint64) error {
+	if !t.IsDisk(node) {
+		return nil
+	}
+	id, _ := split(node)
+	d := t.device(id)
+	if d == nil {
+		return blockdev.ErrNoDevice
+	}
+	if err := d.Open(); err != nil {
+		return err
+	}
+	t.disks[id].Store(d)
+	h.disk = d
+	return nil
+}
+
+// close gives a handle back.
+func (h *handle) close() {
+	h.kept.give()
+	if h.disk != nil {
+		h.disk.Close()
+	}
+}
+
+// Resume takes up what earlier workers of the mount have left in the ledger,
+// after the set has adopted its devices: open handles are counted again, and
+// an operation that was begun is known to be done or never to have happened.
+// Every worker calls it before the first request is answered, the first
+// worker, too.
+func (t *Tree) Resume() error {
+	for _, d := range t.set.Devices() {
+		t.disks[d.ID()].Store(d)
+	}
+	if t.memory == nil {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.ledger.open(t.memory); err != nil {
+		return err
+	}
+	t.ledger.settle(t.set.Changes())
+	for i := range ledgerHandles {
+		r := t.ledger.handle(i)
+		key := r.key.Load()
+		if key == 0 {
+			continue
+		}
+		h := &handle{kept: r}
+		if err := t.openDisk(h, r.node); err != nil {
+			return fmt.Errorf("open handle %d of node %d again: %w", key, r.node, err)
+		}
+		if r.number != 0 {
+			h.text, h.ready = hotAdded(int(r.number-1)), true
+		}
+		t.open[key] = h
+	}
+	return nil
 }
 
 // mayOpen refuses, even to root, to read what has no show and to write what
@@ -88,8 +155,8 @@ func (t *Tree) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	h := t.open[in.Fh]
 	delete(t.open, in.Fh)
 	t.mu.Unlock()
-	if h != nil && h.disk != nil {
-		h.disk.Close()
+	if h != nil {
+		h.close()
 	}
 }
 
@@ -98,9 +165,7 @@ func (t *Tree) OnUnmount() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, h := range t.open {
-		if h.disk != nil {
-			h.disk.Close()
-		}
+		h.close()
 	}
 	clear(t.open)
 }
@@ -119,7 +184,12 @@ func (t *Tree) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRe
 	t.mu.Unlock()
 	if !ready || in.Offset == 0 && in.NodeId != nodeHotAdd {
 		var err error
-		if text, err = t.show(in.NodeId); err != nil {
+		if in.NodeId == nodeHotAdd {
+			text, err = t.hotAdd(in, h)
+		} else {
+			text, err = t.show(in.NodeId)
+		}
+		if err != nil {
 			return nil, statusOf(err)
 		}
 		t.mu.Lock()
@@ -129,15 +199,22 @@ func (t *Tree) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRe
 	return fuse.ReadResultData(buf[:copy(buf, text[min(in.Offset, uint64(len(text))):])]), fuse.OK
 }
 
-// show makes the text of a file.
-func (t *Tree) show(node uint64) ([]byte, error) {
-	if node == nodeHotAdd {
-		id, err := t.set.HotAdd()
-		if err != nil {
-			return nil, err
-		}
-		return fmt.Appendf(nil, "%d\n", id), nil
+// hotAdd makes a device. The handle gets its number first, so that a read
+// that comes again finds it.
+func (t *Tree) hotAdd(in *fuse.ReadIn, h *handle) ([]byte, error) {
+	op := t.ledger.begin(in.Unique, t.set.Changes(), 0, in.Fh)
+	id, err := t.set.HotAddAs(h.kept.note)
+	op.end(errnoOf(err))
+	if err != nil {
+		return nil, err
 	}
+	return hotAdded(id), nil
+}
+
+func hotAdded(id int) []byte { return fmt.Appendf(nil, "%d\n", id) }
+
+// show makes the text of an attribute.
+func (t *Tree) show(node uint64) ([]byte, error) {
 	a, d := t.attribute(node)
 	if a == nil || d == nil {
 		return nil, blockdev.ErrNoDevice
@@ -149,10 +226,16 @@ func (t *Tree) show(node uint64) ([]byte, error) {
 }
 
 // Write implements fuse.RawFileSystem, for attribute files: each write(2) is
-// a store of its own, wherever it goes.
+// a store of its own, wherever it goes. One that comes again is not done again.
 func (t *Tree) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	if n, errno, ok := t.ledger.done(in.Unique); ok {
+		return n, fuse.Status(errno)
+	}
 	value := string(data[:min(len(data), pageSize)])
-	if err := t.store(in.NodeId, value); err != nil {
+	op := t.ledger.begin(in.Unique, t.set.Changes(), len(value), 0)
+	err := t.store(in.NodeId, value)
+	op.end(errnoOf(err))
+	if err != nil {
 		return 0, statusOf(err)
 	}
 	return uint32(len(value)), fuse.OK

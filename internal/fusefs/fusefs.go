@@ -12,10 +12,10 @@
 // Node ids are constants of the path, so that they mean the same to every
 // worker. The attribute files are made from one table, blockdev's; this
 // package never knows what an attribute means, and keeps no state but what
-// belongs to an open file.
+// belongs to an open file, or to an operation that must not be done twice.
 //
-// Lock order: Tree.mu, and nothing below it. No lock is taken between a disk
-// request and blockdev.
+// Lock order: Tree.mu → blockdev's. No lock is taken between a disk request and
+// blockdev.
 package fusefs
 
 import (
@@ -50,8 +50,10 @@ type Tree struct {
 	gid      uint32        // immutable
 	born     uint64        // immutable; all times, in seconds
 
-	// disks are the devices by number, as of their last open: blockdev.Set is
-	// behind a lock that a slow hot_remove holds.
+	memory []byte // immutable; the ledger's, nil: nothing is kept
+	ledger ledger // empty until Resume; then see there
+
+	// disks are the devices by number, as of their last open, without a lock.
 	disks [maxDevices]atomic.Pointer[blockdev.Device]
 
 	mu   sync.Mutex
@@ -65,6 +67,9 @@ var (
 
 // Options are what a tree is made with.
 type Options struct {
+	// Ledger is LedgerBytes of memory that outlives this process, all zero at
+	// first. nil: what is open and begun is forgotten with the process.
+	Ledger   []byte
 	Segments int // files that cut disk 0, at most MaxSegments; 0: none
 }
 
@@ -75,6 +80,7 @@ func New(set *blockdev.Set, o Options) *Tree {
 		set:           set,
 		streams:       set.Streams(),
 		segments:      min(o.Segments, MaxSegments),
+		memory:        o.Ledger,
 		rows:          newRows(set.Attributes()),
 		uid:           uint32(os.Geteuid()),
 		gid:           uint32(os.Getegid()),
