@@ -182,14 +182,17 @@ func TestWriteWaitsForMemory(t *testing.T) {
 			cfg := testConfig(t)
 			cfg.WriteBehind, cfg.RoomWait, cfg.ReserveLow, cfg.ReserveHigh = frames, wait, 64<<10, 128<<10
 			cfg.faults = &faults{wrap: func(m pool.Memory) pool.Memory { return dry{m, &on} }}
-			d := newDevice(t, 256*PageSize, cfg)
-			pages := make([][]byte, 256)
+			const writers = 768 // more than any reserve
+			d := newDevice(t, writers*PageSize, cfg)
+			pages := make([][]byte, writers)
 			for slot := range pages {
-				pages[slot] = stamped(t, uint64(slot))
-				write(t, d, pages[slot], int64(slot)*PageSize)
+				pages[slot] = make([]byte, PageSize)
+				if slot%32 == 0 {
+					pages[slot] = stamped(t, uint64(slot))
+					write(t, d, pages[slot], int64(slot)*PageSize)
+				}
 			}
 			on.Store(true)
-			const writers = 256
 			answers := make(chan error, writers)
 			parked, new := 0, incompressible()
 			for slot := range int64(writers) {

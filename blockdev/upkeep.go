@@ -149,28 +149,46 @@ func (d *disk) keepUp() (again bool) {
 	}
 }
 
+// retryTries is how many requests in a row may find no room before the others
+// are left for the next round: each costs a compression.
+const retryTries = 16
+
 // retryRoom carries on the requests that wait for room: waited says that there
-// were any, progress that one of them got further.
+// were any, progress that one of them got further. Who found none comes after
+// those who were not tried, who may need less of it.
 func (d *disk) retryRoom() (waited, progress bool) {
+	var failed requests
+	tries := 0
 	for r := d.waiting.room.takeAll(); r != nil; {
 		next := r.next
 		r.next = nil
 		waited = true
+		if tries == retryTries {
+			d.waiting.room.push(r)
+			r = next
+			continue
+		}
 		before := r.done
 		switch err := d.step(r); err {
 		case errPark:
 			progress = true
 		case errRoom, errLimit:
+			tries++
 			if r.done > before {
 				progress = true
+				tries = 0
 				r.until = time.Now().Add(d.patience(err))
 			}
-			d.waiting.room.push(r)
+			failed.push(r)
 		default:
 			progress = true
+			tries = 0
 			d.answer(r, err)
 		}
 		r = next
+	}
+	for r := failed.takeOne(); r != nil; r = failed.takeOne() {
+		d.waiting.room.push(r)
 	}
 	return waited, progress
 }
