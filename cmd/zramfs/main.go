@@ -49,7 +49,7 @@ func newRoot() *cobra.Command {
 	})
 	root.AddCommand(
 		mountCommand(), umountCommand(), attachCommand(), detachCommand(), swapOnCommand(), swapOffCommand(),
-		statusCommand(), getCommand(), setCommand(), versionCommand(),
+		statusCommand(), doctorCommand(), getCommand(), setCommand(), versionCommand(),
 		keeperCommand(), workerCommand(), manCommand(),
 	)
 	return root

@@ -9,6 +9,7 @@ package host
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -48,6 +49,15 @@ func Capable(capability int) bool {
 		return false
 	}
 	return capableIn(string(text), capability)
+}
+
+// ProcessCapable says whether a process holds a capability in its effective set.
+func ProcessCapable(pid, capability int) (bool, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false, fmt.Errorf("read capabilities: %w", err)
+	}
+	return capableIn(string(text), capability), nil
 }
 
 func capableIn(status string, capability int) bool {

@@ -16,6 +16,11 @@ func SetOOMScore(score int) error {
 	return writeValue("/proc/self/oom_score_adj", strconv.Itoa(score))
 }
 
+// SetOOMScoreOf is SetOOMScore for another process.
+func SetOOMScoreOf(pid, score int) error {
+	return writeValue(fmt.Sprintf("/proc/%d/oom_score_adj", pid), strconv.Itoa(score))
+}
+
 // OOMScore reads the oom_score_adj of a process.
 func OOMScore(pid int) (int, error) {
 	text, err := readTrimmed("/proc", strconv.Itoa(pid), "oom_score_adj")
