@@ -92,8 +92,8 @@ func (w *worker) appendProcesses(b []byte) ([]byte, error) {
 		b = fmt.Appendf(b, "%[1]s_resident %[2]d\n%[1]s_shared %[3]d\n%[1]s_locked %[4]d\n%[1]s_swapped %[5]d\n%[1]s_threads %[6]d\n",
 			p.name, m.Resident, m.Shared, m.Locked, m.Swapped, m.Threads)
 	}
-	heap := []metrics.Sample{{Name: metricCycles}, {Name: metricTotal}, {Name: metricAllocs}}
+	heap := []metrics.Sample{{Name: metricCycles}, {Name: metricTotal}, {Name: metricAllocs}, {Name: metricPercent}}
 	metrics.Read(heap)
-	return fmt.Appendf(b, "worker_gc_cycles %d\nworker_heap %d\nworker_allocated %d\nbuffers %d\n",
-		heap[0].Value.Uint64(), heap[1].Value.Uint64(), heap[2].Value.Uint64(), w.bufferBytes), nil
+	return fmt.Appendf(b, "worker_gc_cycles %d\nworker_heap %d\nworker_allocated %d\nworker_gc_percent %d\nbuffers %d\n",
+		heap[0].Value.Uint64(), heap[1].Value.Uint64(), heap[2].Value.Uint64(), int64(heap[3].Value.Uint64()), w.bufferBytes), nil
 }

@@ -21,6 +21,8 @@ const (
 	metricTotal  = "/memory/classes/total:bytes"
 	metricAllocs = "/gc/heap/allocs:bytes"
 	metricCycles = "/gc/cycles/total:gc-cycles"
+	// GOGC: all ones, so -1, when the collector is off.
+	metricPercent = "/gc/gogc:percent"
 )
 
 // startHeap turns the collector off, as far as GOMEMLIMIT lets it be off, and
