@@ -51,7 +51,7 @@ func Doctor(path string) (Diagnosis, error) {
 		return Diagnosis{}, err
 	}
 	if swap, ok := state.Swaps[m.Point]; ok && swap.Dev == in.dev {
-		in.notes = swap
+		in.notes, in.pools = swap, state.Pools
 	}
 	in.before = in.after // the read before it has settled what a first one moves
 	time.Sleep(doctorPause)

@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -116,16 +117,22 @@ func checkDiscard(in *inspection) finding {
 	if f.state != GuardPass || in.swap == 0 {
 		return f
 	}
-	text, err := os.ReadFile(in.attribute("io_stat"))
+	freed, err := in.freed()
 	if err != nil {
 		return unknown(err)
 	}
+	if freed <= in.notes.Freed {
+		return fail("enabled without discard: no page was freed since")
+	}
+	return pass("%d pages freed since it became swap", freed-in.notes.Freed)
+}
+
+// freed is how many pages were ever discarded on the disk.
+func (in *inspection) freed() (int64, error) {
+	text, err := os.ReadFile(in.attribute("io_stat"))
 	var ignored, freed int64
 	columns(string(text), &ignored, &ignored, &ignored, &freed)
-	if freed == 0 {
-		return fail("enabled without discard: nothing was ever freed")
-	}
-	return pass("%d pages freed so far", freed)
+	return freed, err
 }
 
 func checkWarm(in *inspection) finding {
@@ -146,8 +153,13 @@ func applyWarm(in *inspection, s *guardState) error {
 			return err
 		}
 	}
+	freed, err := in.freed()
+	if err != nil {
+		return err
+	}
+	in.notes.Freed = freed
 	swap := s.Swaps[in.point]
-	swap.Warmed = in.notes.Warmed
+	swap.Warmed, swap.Freed = in.notes.Warmed, in.notes.Freed
 	s.Swaps[in.point] = swap
-	return s.save()
+	return errors.Join(in.findPools(s), s.save())
 }

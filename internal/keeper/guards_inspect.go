@@ -27,6 +27,7 @@ type inspection struct {
 	loops  []string // loop devices on it
 	swap   int64    // bytes of it that are swap now
 	notes  guardedSwap
+	pools  []string // of kworkers that serve loop devices
 
 	before, after sample
 }

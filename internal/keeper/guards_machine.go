@@ -130,27 +130,30 @@ func checkPageCluster(*inspection) finding {
 	return pass("%d: %d pages at a fault; left as it is", n, 1<<min(n, 62))
 }
 
-// loopWorkers lists the kernel's threads of those pools that have served a
-// loop device of the mount, and any other loop device: pools are shared.
-func loopWorkers() ([]host.Kworker, error) {
+// findPools looks which pools of kworkers serve loop devices. A name tells the
+// last work only, so it is asked right after there was some.
+func (in *inspection) findPools(s *guardState) error {
 	all, err := host.Kworkers()
-	if err != nil {
-		return nil, err
-	}
-	var pools []string
 	for _, w := range all {
-		if strings.HasPrefix(w.Serves, "loop") {
-			pools = append(pools, w.Pool)
+		if strings.HasPrefix(w.Serves, "loop") && !slices.Contains(s.Pools, w.Pool) {
+			s.Pools = append(s.Pools, w.Pool)
 		}
 	}
-	return slices.DeleteFunc(all, func(w host.Kworker) bool { return !slices.Contains(pools, w.Pool) }), nil
+	in.pools = s.Pools
+	return err
+}
+
+// loopWorkers lists the kworkers of those pools.
+func (in *inspection) loopWorkers() ([]host.Kworker, error) {
+	all, err := host.Kworkers()
+	return slices.DeleteFunc(all, func(w host.Kworker) bool { return !slices.Contains(in.pools, w.Pool) }), err
 }
 
 func checkKworkers(in *inspection) finding {
 	if len(in.loops) == 0 {
 		return finding{GuardIdle, "no loop device is attached"}
 	}
-	workers, err := loopWorkers()
+	workers, err := in.loopWorkers()
 	if err != nil {
 		return unknown(err)
 	}
@@ -162,23 +165,24 @@ func checkKworkers(in *inspection) finding {
 	}
 	switch {
 	case len(workers) == 0:
-		return finding{GuardUnknown, "no kworker that serves loop devices is to be seen"}
+		return finding{GuardUnknown, "which kworkers serve the loop devices is not known"}
 	case first == 0:
-		return fail("0 of %d run SCHED_FIFO", len(workers))
+		return fail("none of %d runs SCHED_FIFO", len(workers))
 	}
 	// The kernel starts and ends them as it likes; two of a pool it keeps.
 	return pass("%d of %d run SCHED_FIFO", first, len(workers))
 }
 
-func applyKworkers(_ *inspection, s *guardState) error {
-	workers, err := loopWorkers()
+func applyKworkers(in *inspection, s *guardState) error {
+	if err := in.findPools(s); err != nil {
+		return err
+	}
+	workers, err := in.loopWorkers()
 	if err != nil {
 		return err
 	}
+	workers = slices.DeleteFunc(workers, func(w host.Kworker) bool { return w.Policy != unix.SCHED_NORMAL })
 	for _, w := range workers {
-		if w.Policy != unix.SCHED_NORMAL {
-			continue
-		}
 		if !slices.Contains(s.Kworkers, w.PID) {
 			s.Kworkers = append(s.Kworkers, w.PID)
 		}
@@ -186,8 +190,8 @@ func applyKworkers(_ *inspection, s *guardState) error {
 	if err := s.save(); err != nil {
 		return err
 	}
-	for _, pid := range s.Kworkers {
-		if err := host.SetPolicy(pid, unix.SCHED_FIFO, 1); err != nil && !gone(err) {
+	for _, w := range workers {
+		if err := host.SetPolicy(w.PID, unix.SCHED_FIFO, 1); err != nil && !gone(err) {
 			return err
 		}
 	}

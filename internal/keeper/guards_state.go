@@ -22,9 +22,11 @@ const guardStateDir = RunDir + "/.state"
 // which: a file, so that whichever command ends the last of them puts it back.
 // It is locked from open to close. A value is remembered before it is changed.
 type guardState struct {
-	Swaps    map[string]guardedSwap `json:"swaps"`   // by mount point
-	Changed  map[string]change      `json:"changed"` // by path of a file of /proc or /sys
-	Kworkers []int                  `json:"kworkers,omitempty"`
+	Swaps   map[string]guardedSwap `json:"swaps"`   // by mount point
+	Changed map[string]change      `json:"changed"` // by path of a file of /proc or /sys
+	// Kworkers were given SCHED_FIFO; they and others of these pools serve loop devices.
+	Kworkers []int    `json:"kworkers,omitempty"`
+	Pools    []string `json:"pools,omitempty"`
 
 	path string   // immutable
 	lock *os.File // immutable
@@ -34,6 +36,7 @@ type guardedSwap struct {
 	Dev     string   `json:"dev"` // of the mount: another one at that place is another swap
 	Without []string `json:"without,omitempty"`
 	Warmed  int      `json:"warmed,omitempty"` // requests sent in parallel beforehand
+	Freed   int64    `json:"freed,omitempty"`  // pages discarded before it became swap
 }
 
 // change is what a file said, and what was written to it instead.
@@ -167,7 +170,7 @@ func (s *guardState) putBack() error {
 			}
 		}
 	}
-	s.Kworkers = nil
+	s.Kworkers, s.Pools = nil, nil
 	return errors.Join(failed, err)
 }
 
