@@ -54,12 +54,13 @@ if ! download; then
 	}
 fi
 dpkg -x "$scratch"/linux-image-*.deb "$scratch/root"
-release=$(basename "$scratch"/root/lib/modules/*)
+release=$(basename "$scratch"/root/boot/vmlinuz-*)
+release=${release#vmlinuz-}
 rm -rf "$into"
 mkdir -p "$into/modules"
 cp "$scratch/root/boot/vmlinuz-$release" "$into/vmlinuz"
 for module in "${modules[@]}"; do
-	file=$(find "$scratch/root/lib/modules" -name "$module.ko*" -print -quit)
+	file=$(find "$scratch/root" -path "*/lib/modules/*" -name "$module.ko*" -print -quit)
 	case $file in
 	'') ;; # built in, or not there in this version
 	*.xz) xz -dc "$file" >"$into/modules/$module.ko" ;;
