@@ -1,13 +1,8 @@
 package blockdev
 
 import (
-	"fmt"
-	"os"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/zramfs/zramfs/internal/shm"
 	"github.com/zramfs/zramfs/internal/testpages"
 )
 
@@ -81,14 +76,4 @@ func BenchmarkAdopt(b *testing.B) {
 			src.Drop("zram0", r)
 		})
 	}
-}
-
-// remap maps a region as the next process does: nothing of it is in the page
-// tables yet.
-func remap(r *shm.Region) (*shm.Region, error) {
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", r.File().Fd()), unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	return shm.Adopt(r.Name(), os.NewFile(uintptr(fd), r.Name()))
 }

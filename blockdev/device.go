@@ -216,7 +216,7 @@ func (d *Device) resetLocked(r record) error {
 // drop ends a disk and gives its region back.
 func (d *Device) drop(k *disk) {
 	k.close()
-	invariants.CrashPoint("region.drop")
+	invariants.CrashPoint("life.drop")
 	d.set.cfg.Source.Drop(d.Name(), k.region)
 }
 

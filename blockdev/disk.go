@@ -102,7 +102,9 @@ func createDisk(src RegionSource, name string, o options) (*disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create region of %s: %w", name, err)
 	}
+	invariants.CrashPoint("life.region")
 	l.write(r.Bytes(0, PageSize))
+	invariants.CrashPoint("life.layout.written")
 	d, err := openDisk(r, l, o)
 	if err != nil {
 		src.Drop(name, r)

@@ -151,17 +151,25 @@ func sumLanes(lanes []lane) (s sums) {
 	return s
 }
 
-// recount sets the gauges to the slot table's sums, all in the first lane.
-func recount(lanes []lane, t *table) {
+// recount sets the gauges to the slot table's sums, all in the first lane, each
+// with one store: a worker may die in here, too.
+func recount(lanes []lane, t *table, objects int64) {
+	var sum lane
+	for _, w := range t.each {
+		sum.move(0, w)
+	}
+	sum.objects.Store(objects)
 	for i := range lanes {
-		l := &lanes[i]
-		for _, g := range []*atomic.Int64{&l.pages, &l.bytes, &l.same, &l.huge, &l.staged, &l.objects} {
-			g.Store(0)
+		for j, g := range lanes[i].gauges() {
+			if i > 0 {
+				g.Store(0)
+			} else {
+				g.Store(sum.gauges()[j].Load())
+			}
 		}
 	}
-	since := lanes[0].hugeSince.Load()
-	for _, w := range t.each {
-		lanes[0].move(0, w)
-	}
-	lanes[0].hugeSince.Store(since)
+}
+
+func (l *lane) gauges() [6]*atomic.Int64 {
+	return [...]*atomic.Int64{&l.pages, &l.bytes, &l.same, &l.huge, &l.staged, &l.objects}
 }

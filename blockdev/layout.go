@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"os"
 
+	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/pool"
 	"github.com/zramfs/zramfs/stable"
 )
@@ -97,6 +98,7 @@ func (l layout) write(header []byte) {
 	le.PutUint64(header[40:], uint64(l.chain))
 	le.PutUint64(header[48:], uint64(os.Getpagesize()))
 	le.PutUint64(header[56:], headerSum(header))
+	invariants.CrashPoint("life.layout")
 	copy(header, magic[:])
 }
 

@@ -69,7 +69,7 @@ func openLedger(mem []byte) (ledger, error) {
 	case [8]byte{}:
 		le.PutUint64(mem[8:], ledgerVersion)
 		le.PutUint64(mem[16:], maxDevices)
-		invariants.CrashPoint("ledger.begin")
+		invariants.CrashPoint("life.ledger.begin")
 		copy(mem, ledgerMagic[:])
 		return l, nil
 	default:
@@ -115,9 +115,9 @@ func (l ledger) publish(id int, r record) error {
 	if r.disk {
 		word |= ledgerDisk
 	}
-	invariants.CrashPoint("ledger.record")
+	invariants.CrashPoint("life.ledger.record")
 	l.word(id).Store(word | ledgerSum(id, word, b)<<32)
-	invariants.CrashPoint("ledger.published")
+	invariants.CrashPoint("life.ledger.published")
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/zramfs/zramfs/compress"
+	"github.com/zramfs/zramfs/internal/invariants"
 )
 
 // The table of params lies in the header: 16 rows of paramsRow bytes, each a
@@ -62,6 +63,7 @@ func (d *disk) addParams(i int, p compress.Params) error {
 	}
 	row := d.paramsRow(i)
 	copy(row[4:], text)
+	invariants.CrashPoint("life.params")
 	binary.LittleEndian.PutUint32(row, uint32(len(text)))
 	d.params.Store(uint32(id))
 	return nil

@@ -66,10 +66,9 @@ func (d *disk) rebuild() error {
 	}
 	d.account.used.Add(d.pool.Stats().Pages)
 	d.account.raise(d.account.used.Load())
-	recount(d.lanes, d.table)
 	found := d.pool.Stats().Objects
 	d.reclaimed = max(0, was.objects-found)
-	d.lanes[0].objects.Store(found)
+	recount(d.lanes, d.table, found)
 	d.damaged = sumLanes(d.lanes).corrupt - was.corrupt
 	return nil
 }

@@ -2,7 +2,10 @@
 
 package invariants
 
-import "sync/atomic"
+import (
+	"strings"
+	"sync/atomic"
+)
 
 // CrashPoints says whether CrashPoint can stop the caller.
 const CrashPoints = true
@@ -16,11 +19,15 @@ type Crash struct {
 var (
 	countdown atomic.Int64 // calls left until the crash; < 0: disarmed
 	passed    atomic.Int64 // calls since Arm
+	only      atomic.Value // of a []string: prefixes of the names that count; empty: all do
 )
 
 // Arm makes the k-th CrashPoint from now panic with a Crash (k from 1), once.
 // k = 0 disarms and only counts.
-func Arm(k int64) {
+// With prefixes only points whose names begin with one of them count, so that
+// goroutines that pass others do not matter.
+func Arm(k int64, prefixes ...string) {
+	only.Store(prefixes)
 	passed.Store(0)
 	if k <= 0 {
 		countdown.Store(-1)
@@ -34,6 +41,9 @@ func Passed() int64 { return passed.Load() }
 
 // CrashPoint marks a place between two stores to shared memory.
 func CrashPoint(name string) {
+	if !counts(name) {
+		return
+	}
 	n := passed.Add(1)
 	if countdown.Load() < 0 {
 		return
@@ -42,4 +52,14 @@ func CrashPoint(name string) {
 		countdown.Store(-1)
 		panic(Crash{Point: name, Nth: n})
 	}
+}
+
+func counts(name string) bool {
+	prefixes, _ := only.Load().([]string)
+	for _, p := range prefixes {
+		if strings.HasPrefix(name, p) {
+			return true
+		}
+	}
+	return len(prefixes) == 0
 }
