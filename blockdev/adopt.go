@@ -81,6 +81,15 @@ func (s *Set) adoptDevice(id int, regions map[string]*shm.Region, total *Recover
 	return d, nil
 }
 
+// Abandon ends what the set does, and leaves the disks and the ledger as they
+// are, for the next generation to adopt: for a worker that cannot serve. The set
+// is of no use afterwards.
+func (s *Set) Abandon() {
+	for _, d := range s.Devices() {
+		d.abandon()
+	}
+}
+
 // abandon ends a device's disk and leaves its region and record as they are.
 func (d *Device) abandon() {
 	if k := d.disk.Swap(nil); k != nil {

@@ -97,13 +97,6 @@ func remap(r *shm.Region) (*shm.Region, error) {
 	return shm.Adopt(r.Name(), f)
 }
 
-// die ends what a worker's death ends, and nothing else.
-func die(s *Set) {
-	for _, d := range s.devices {
-		d.abandon()
-	}
-}
-
 // generation makes the set of the next worker over a ledger.
 func generation(tb testing.TB, h *holder, ledger []byte) (*Set, Recovered) {
 	tb.Helper()
@@ -189,7 +182,7 @@ func TestAdopt(t *testing.T) {
 		t.Fatalf("%v", before)
 	}
 	changes := s.Changes()
-	die(s)
+	s.Abandon()
 
 	s, found = generation(t, h, ledger)
 	if found.Devices != 2 || found.Pages != 300 || found.Corrupt != 0 {
@@ -218,7 +211,7 @@ func TestAdopt(t *testing.T) {
 	if err := d.Reset(); err != nil {
 		t.Fatal(err)
 	}
-	die(s)
+	s.Abandon()
 	s, found = generation(t, h, ledger)
 	if found.Devices != 3 || s.Device(0).Size() != 0 || show(t, s.Device(0), "algorithm") != "lz4\n" {
 		t.Errorf("after reset: %+v, size %d, %s", found, s.Device(0).Size(), show(t, s.Device(0), "algorithm"))
@@ -243,7 +236,7 @@ func TestAdoptWithFewerStreams(t *testing.T) {
 		}
 	}
 	before := d.sums()
-	die(s)
+	s.Abandon()
 	for _, streams := range []int{1, 4, 2} {
 		cfg := testConfig(t)
 		cfg.Source, cfg.Ledger, cfg.Streams = h, ledger, streams
@@ -258,7 +251,7 @@ func TestAdoptWithFewerStreams(t *testing.T) {
 			t.Errorf("%d streams: %+v, it was %+v", streams, after, before)
 		}
 		if streams != 2 {
-			die(s)
+			s.Abandon()
 		}
 	}
 	closeSet(t, s)
@@ -284,7 +277,7 @@ func TestAdoptReclaims(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	die(s)
+	s.Abandon()
 	s, found := generation(t, h, ledger)
 	if found != (Recovered{Devices: 1, Pages: 20, Reclaimed: 3}) {
 		t.Errorf("found %+v", found)
@@ -315,12 +308,12 @@ func TestAdoptRegions(t *testing.T) {
 	if _, err := s.Adopt(nil); !errors.Is(err, ErrBusy) {
 		t.Errorf("a set with devices: %v", err)
 	}
-	die(s)
+	s.Abandon()
 	s, found := generation(t, h, ledger)
 	if found.Devices != 2 || len(h.held) != 1 || h.held["zram0"] == nil {
 		t.Errorf("found %+v, %d regions are held", found, len(h.held))
 	}
-	die(s)
+	s.Abandon()
 	cfg := testConfig(t)
 	cfg.Source, cfg.Ledger = h, ledger
 	s, err := NewSet(cfg)

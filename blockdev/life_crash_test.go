@@ -95,7 +95,7 @@ func lifeCrash(t *testing.T, i int, k int64, seen map[string]int) bool {
 		return false
 	}
 	seen[point]++
-	die(s)
+	s.Abandon()
 
 	next, _ := generation(t, h, ledger)
 	took := next.Changes() != changes
