@@ -1,0 +1,174 @@
+package keeper
+
+import (
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/zramfs/zramfs/blockdev"
+	"github.com/zramfs/zramfs/internal/fusefs"
+)
+
+// maxSegments is how many segments a swap can have.
+const maxSegments = fusefs.MaxSegments
+
+const (
+	// roomBeat is how often the worker tells its figures while there is swap.
+	roomBeat = 50 * time.Millisecond
+	// slowBeat is how often it looks whether there is.
+	slowBeat = 200 * time.Millisecond
+)
+
+// roomPage is a page of the mount's header, in shared memory: what the worker
+// tells the keeper's swap threads, and the plan of the segments, which a new
+// keeper goes on with. All counts are pages of 4096 bytes unless named otherwise.
+//
+// Each group has one writer. A figure is right at some moment; two of them may
+// be of different beats.
+type roomPage struct {
+	// Of the worker that serves.
+	beat       atomic.Int64 // counts the others; 0: there never was one
+	pages      atomic.Int64 // slots that hold something
+	bytes      atomic.Int64 // what these became
+	used       atomic.Int64 // pages of memory under the limit
+	limit      atomic.Int64 // 0: none
+	waiting    atomic.Int64 // writes that wait for room now
+	failed     atomic.Int64 // writes that got an error, ever
+	requests   atomic.Int64 // pages read, written and discarded, ever
+	compressed atomic.Int64 // pages, since this worker began
+	stored     atomic.Int64 // bytes that these became
+	populated  atomic.Int64 // segments whose tables are committed
+	_          [128 - 11*8]byte
+
+	// The plan, of the keeper's op. total is stored last, and is 0 while there
+	// is none.
+	total    atomic.Int64              // segments
+	segment  atomic.Int64              // pages of each
+	cap      atomic.Int64              // what the store may take, whatever its limit
+	priority atomic.Int64              // of swapon(2)
+	guarded  atomic.Int64              // 1: the watchdog may be armed
+	lease    atomic.Int64              // CLOCK_MONOTONIC, ns: until then nothing is enabled, a swapoff is at work
+	loops    [maxSegments]atomic.Int64 // numbers of the loop devices
+	_        [256 - (6+maxSegments)*8]byte
+
+	// Of the keeper's enabling thread.
+	wanted  atomic.Int64 // segments whose tables are to be committed
+	enabled atomic.Int64 // segments
+	free    atomic.Int64 // slots of the enabled segments
+	wasOn   atomic.Int64 // bits: segments that were seen enabled
+	halted  atomic.Int64 // 1: somebody turned one off, so no more are enabled
+	ratio   atomic.Int64 // seen, in percent
+	room    atomic.Int64 // left for plans, held back not counted
+	held    atomic.Int64 // held back
+	errno   atomic.Int64 // of the last swapon(2) that failed; 0: none did
+	_       [128 - 9*8]byte
+
+	// Of the keeper's watchdog.
+	armed atomic.Int64 // 1: it can ask the OOM killer
+	fired atomic.Int64 // how often it did
+	last  atomic.Int64 // CLOCK_MONOTONIC, ns: when it last did; 0: never
+}
+
+// openRoom finds the page in the header's span for it.
+func openRoom(span []byte) *roomPage {
+	if len(span) < int(unsafe.Sizeof(roomPage{})) {
+		panic("keeper: the header has no room for the room page")
+	}
+	return (*roomPage)(unsafe.Pointer(unsafe.SliceData(span)))
+}
+
+// figures is one reading of what the worker tells.
+type figures struct {
+	beat, pages, bytes, used, limit, waiting, failed, requests, compressed, stored int64
+}
+
+func (p *roomPage) look() figures {
+	return figures{
+		beat: p.beat.Load(), pages: p.pages.Load(), bytes: p.bytes.Load(), used: p.used.Load(), limit: p.limit.Load(),
+		waiting: p.waiting.Load(), failed: p.failed.Load(), requests: p.requests.Load(),
+		compressed: p.compressed.Load(), stored: p.stored.Load(),
+	}
+}
+
+// publish tells the figures of a disk.
+func (p *roomPage) publish(d *blockdev.Device) {
+	f := d.Figures()
+	p.pages.Store(f.Pages)
+	p.bytes.Store(f.Bytes)
+	p.used.Store(f.Used)
+	p.limit.Store(f.Limit)
+	p.waiting.Store(f.Waiting)
+	p.failed.Store(f.FailedWrites)
+	p.requests.Store(f.Requests)
+	p.compressed.Store(f.Compressed)
+	p.stored.Store(f.Stored)
+	p.beat.Add(1)
+}
+
+// roomKeeper is the worker's side of the page: a goroutine that publishes, and
+// one that commits tables, which may have to wait for memory. Neither
+// allocates once it runs.
+type roomKeeper struct {
+	page *roomPage               // immutable
+	disk func() *blockdev.Device // immutable; nil if there is none
+	work chan struct{}           // tables are wanted; capacity 1
+	stop chan struct{}           // closed to end both
+}
+
+// keepRoom starts publishing disk 0 of a set, until stop is closed.
+func keepRoom(page *roomPage, set *blockdev.Set, stop chan struct{}) {
+	k := &roomKeeper{
+		page: page, disk: func() *blockdev.Device { return set.Device(0) },
+		work: make(chan struct{}, 1), stop: stop,
+	}
+	go k.publish()
+	go k.populate()
+}
+
+func (k *roomKeeper) publish() {
+	beat := time.NewTicker(slowBeat)
+	defer beat.Stop()
+	for swap := false; ; {
+		if d := k.disk(); d != nil {
+			k.page.publish(d)
+		}
+		if now := k.page.total.Load() != 0; now != swap {
+			swap = now
+			if swap {
+				beat.Reset(roomBeat)
+			} else {
+				beat.Reset(slowBeat)
+			}
+		}
+		if k.page.wanted.Load() > k.page.populated.Load() {
+			select {
+			case k.work <- struct{}{}:
+			default:
+			}
+		}
+		select {
+		case <-k.stop:
+			return
+		case <-beat.C:
+		}
+	}
+}
+
+// populate commits the tables of the segments that are wanted, in order. What
+// fails is tried again at the next beat.
+func (k *roomKeeper) populate() {
+	for {
+		select {
+		case <-k.stop:
+			return
+		case <-k.work:
+		}
+		for n := k.page.populated.Load(); n < k.page.wanted.Load(); n++ {
+			d, bytes := k.disk(), k.page.segment.Load()*pageSize
+			if d == nil || d.Populate(n*bytes, bytes) != nil {
+				break
+			}
+			k.page.populated.Store(n + 1)
+		}
+	}
+}

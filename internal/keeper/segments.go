@@ -1,0 +1,99 @@
+package keeper
+
+// planner decides when the next segment is enabled. It is arithmetic: no
+// clock, no files, no allocation.
+//
+// What it keeps up: as long as all free slots could be filled with pages that
+// do not compress at all, segments are enabled early. From then on one more is
+// enabled only when it is about to be needed, and only if everything that is
+// enabled fits at the ratio seen, with a margin, into the room that is left,
+// beside what is held back.
+type planner struct {
+	segment int64 // pages of a segment
+	cap     int64 // pages that the store may take, whatever its limit
+	ratio   ratioMeter
+}
+
+const (
+	// Of the cap, 1/heldShare is held back, and at least heldLeast pages: for
+	// zspages that are partly filled, and for data that compress worse than
+	// those before.
+	heldShare = 32
+	heldLeast = 512
+)
+
+// held is what is held back from plans.
+func (p *planner) held(f *figures) int64 { return max(p.limit(f)/heldShare, heldLeast) }
+
+func (p *planner) limit(f *figures) int64 {
+	if f.limit > 0 {
+		return min(p.cap, f.limit)
+	}
+	return p.cap
+}
+
+// room is what the store may still take, without what is held back. It may be
+// negative.
+func (p *planner) room(f *figures) int64 { return p.limit(f) - p.held(f) - f.used }
+
+// see takes a reading into account.
+func (p *planner) see(f *figures) { p.ratio.see(f, max(p.segment/2, minSample)) }
+
+// enable says whether to enable one more segment, when so many slots of the
+// enabled ones are free.
+func (p *planner) enable(f *figures, enabled int, free int64) bool {
+	if enabled == 0 {
+		return true
+	}
+	room, after := p.room(f), free+p.segment
+	if after <= room {
+		return true // whatever comes
+	}
+	return free < p.segment && float64(after) <= float64(room)*p.ratio.careful(f)
+}
+
+// ratioMeter measures how many pages of data fit into a page of memory: of all
+// that is stored, and of what came lately.
+type ratioMeter struct {
+	compressed, stored int64 // the worker's counters, as last seen
+	pages, bytes       int64 // what they grew by; halved now and then, so that the past fades
+}
+
+const (
+	// minSample is how many pages tell a ratio.
+	minSample = 1024
+	// maxRatio bounds what is believed: pages that are all the same take
+	// nothing, and the next one may be different.
+	maxRatio = 16
+)
+
+// see takes a reading into account; window is how many pages count as lately.
+func (m *ratioMeter) see(f *figures, window int64) {
+	if f.compressed >= m.compressed && f.stored >= m.stored {
+		m.pages += f.compressed - m.compressed
+		m.bytes += f.stored - m.stored
+	} // else they are of a new worker
+	m.compressed, m.stored = f.compressed, f.stored
+	for m.pages > window {
+		m.pages, m.bytes = m.pages/2, m.bytes/2
+	}
+}
+
+// seen is the smaller of both ratios, at least 1: what does not compress is
+// stored as it is.
+func (m *ratioMeter) seen(f *figures) float64 {
+	if f.pages < minSample || f.used <= 0 {
+		return 1
+	}
+	r := float64(f.pages) / float64(f.used)
+	if m.pages >= minSample/4 && f.bytes > 0 {
+		// Zspages that are not full, and headers, take memory as well.
+		packing := max(float64(f.used)*pageSize/float64(f.bytes), 1)
+		r = min(r, float64(m.pages)*pageSize/(float64(m.bytes)*packing))
+	}
+	return min(max(r, 1), maxRatio)
+}
+
+// careful is the ratio that plans are made with: a quarter of the gain is not
+// counted on.
+func (m *ratioMeter) careful(f *figures) float64 { return 1 + (m.seen(f)-1)*3/4 }

@@ -1,0 +1,229 @@
+package keeper
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zramfs/zramfs/internal/host"
+)
+
+// swapThreads are the keeper's two threads for swap: one enables segments, the
+// other is the watchdog, since the first may have to wait in swapon(2). They
+// do nothing else, and once they run they allocate nothing: they are needed
+// when the machine has no memory.
+//
+// All their state that matters lies in the room page, so that those of a new
+// keeper go on with it.
+type swapThreads struct {
+	page    *roomPage
+	stop    atomic.Bool
+	ended   sync.WaitGroup
+	enabler enabler
+	guard   guardian
+}
+
+// lookTime is how often each of them looks.
+const lookTime = 50 * time.Millisecond
+
+// sysrqTrigger takes the letter of what the kernel is asked for: sysrqKill, to
+// call the OOM killer.
+const (
+	sysrqTrigger = "/proc/sysrq-trigger"
+	sysrqKill    = 'f'
+)
+
+// startSwapThreads starts them for the plan that lies in the page. trigger is
+// sysrqTrigger, but for tests; words are what to say to log when the watchdog
+// fires, and log may be nil.
+func startSwapThreads(page *roomPage, trigger string, log *os.File, words []byte) (*swapThreads, error) {
+	t := &swapThreads{page: page}
+	n := int(page.total.Load())
+	for i := range n {
+		t.enabler.devices = append(t.enabler.devices,
+			host.PrepareSwapDevice(int(page.loops[i].Load()), int(page.priority.Load())))
+	}
+	t.enabler.page, t.guard.page = page, page
+	t.enabler.planner = planner{segment: page.segment.Load(), cap: page.cap.Load()}
+	t.guard.log, t.guard.words = log, words
+	var err error
+	if t.enabler.meter, err = host.OpenMeter(); err != nil {
+		return nil, fmt.Errorf("watch swap: %w", err)
+	}
+	if t.guard.meter, err = host.OpenMeter(); err != nil {
+		t.close()
+		return nil, fmt.Errorf("watch swap: %w", err)
+	}
+	for _, d := range t.enabler.devices {
+		f, err := d.InFlight()
+		if err != nil {
+			t.close()
+			return nil, fmt.Errorf("watch swap: %w", err)
+		}
+		t.guard.inFlight = append(t.guard.inFlight, f)
+	}
+	page.armed.Store(0)
+	if page.guarded.Load() == 1 {
+		// Without it the watchdog sees and does nothing; doctor says so.
+		if t.guard.trigger, err = os.OpenFile(trigger, os.O_WRONLY, 0); err == nil {
+			page.armed.Store(1)
+		}
+	}
+	t.ended.Go(func() { t.run(t.enabler.look) })
+	t.ended.Go(func() { t.run(t.guard.look) })
+	return t, nil
+}
+
+// run looks again and again on a thread of its own, which never goes back to
+// the runtime: it ends.
+func (t *swapThreads) run(look func()) {
+	runtime.LockOSThread()
+	next := nanoClock()
+	for !t.stop.Load() {
+		look()
+		next = max(next+int64(lookTime), nanoClock())
+		at := unix.NsecToTimespec(next)
+		// Signals cut it short: the runtime sends itself some all the time.
+		for unix.ClockNanosleep(unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, &at, nil) == unix.EINTR {
+		}
+	}
+}
+
+// end stops both; it waits for a swapon(2) that is under way.
+func (t *swapThreads) end() {
+	t.stop.Store(true)
+	t.ended.Wait()
+	t.page.armed.Store(0)
+	t.close()
+}
+
+func (t *swapThreads) close() {
+	for _, m := range []*host.Meter{t.enabler.meter, t.guard.meter} {
+		if m != nil {
+			m.Close()
+		}
+	}
+	for _, f := range append(t.guard.inFlight, t.guard.trigger) {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// enabler enables segments. It belongs to its thread.
+type enabler struct {
+	page    *roomPage
+	meter   *host.Meter
+	devices []*host.SwapDevice // immutable
+	planner planner
+	again   int64 // CLOCK_MONOTONIC, ns: not before, after a swapon(2) that failed
+}
+
+// failTime is how long a swapon(2) that failed is let be.
+const failTime = int64(time.Second)
+
+// look looks once, and enables a segment or several.
+func (e *enabler) look() {
+	for e.step() {
+	}
+}
+
+// step looks once; true says that it enabled a segment, and looks again.
+func (e *enabler) step() bool {
+	p := e.page
+	if !e.meter.ReadSwaps() {
+		return false
+	}
+	now := nanoClock()
+	leased := now < p.lease.Load()
+	enabled, next, free := 0, -1, int64(0)
+	for i, d := range e.devices {
+		bit := int64(1) << i
+		size, used, on := e.meter.Swap(d)
+		switch was := p.wasOn.Load(); {
+		case on:
+			enabled++
+			free += (size - used) / pageSize
+			p.wasOn.Store(was | bit)
+			continue
+		case was&bit != 0:
+			p.wasOn.Store(was &^ bit)
+			if !leased {
+				p.halted.Store(1) // by hand, or by a shutdown: it should stay off
+			}
+		}
+		if next < 0 {
+			next = i
+		}
+	}
+	f := p.look()
+	if f.beat == 0 {
+		return false // no worker has told anything yet
+	}
+	e.planner.see(&f)
+	p.enabled.Store(int64(enabled))
+	p.free.Store(free)
+	p.ratio.Store(int64(e.planner.ratio.seen(&f) * 100))
+	p.room.Store(e.planner.room(&f))
+	p.held.Store(e.planner.held(&f))
+	if next < 0 || leased || p.halted.Load() != 0 {
+		return false
+	}
+	p.wanted.Store(max(p.wanted.Load(), int64(next+1)))
+	if p.populated.Load() <= int64(next) || now < e.again || !e.planner.enable(&f, enabled, free) {
+		return false
+	}
+	if errno := e.devices[next].On(); errno != 0 && errno != unix.EBUSY { // EBUSY: it is on just now
+		p.errno.Store(int64(errno))
+		e.again = now + failTime
+		return false
+	}
+	p.errno.Store(0)
+	return true
+}
+
+// guardian is the watchdog's eyes and hand. It belongs to its thread.
+type guardian struct {
+	page     *roomPage
+	meter    *host.Meter
+	inFlight []*os.File // immutable
+	trigger  *os.File   // immutable; nil: not to be had
+	log      *os.File   // immutable; nil: none
+	words    []byte     // immutable
+	dog      watchdog
+	text     [64]byte
+}
+
+// look looks once, and asks the OOM killer if that is all there is left to do.
+func (g *guardian) look() {
+	f := g.page.look()
+	moving := int64(0)
+	if f.requests == g.dog.requests {
+		for _, file := range g.inFlight {
+			moving += host.CountInFlight(file, g.text[:])
+		}
+	}
+	now := nanoClock()
+	if !g.dog.see(now, &f, g.page.free.Load(), moving) || g.trigger == nil {
+		return
+	}
+	total, available, ok := g.meter.Memory()
+	if !ok || !short(total, available) {
+		return
+	}
+	g.dog.done(now)
+	g.text[0] = sysrqKill
+	if _, err := unix.Pwrite(int(g.trigger.Fd()), g.text[:1], 0); err != nil {
+		return
+	}
+	g.page.fired.Add(1)
+	g.page.last.Store(now)
+	if g.log != nil {
+		_, _ = unix.Write(int(g.log.Fd()), g.words)
+	}
+}

@@ -1,0 +1,91 @@
+package keeper
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// watchdog decides when the kernel's OOM killer is asked to end a process:
+// when nothing else can make room any more. It is arithmetic: no clock, no
+// files, no allocation.
+//
+// It takes notice only of a worker that is alive, and only while swap has free
+// slots: when there are none the kernel comes to the OOM killer by itself. It
+// cannot fire on an idle machine, where nothing waits and nothing fails.
+type watchdog struct {
+	beat, failed, requests int64 // as last seen
+
+	heard int64 // ns: when the worker last told anything; 0: never
+	full  int64 // ns: since when writes wait for room, or fail; 0: they do not
+	quiet int64 // ns: when that was last so
+	stuck int64 // ns: since when requests are under way and none is served; 0: not so
+	fired int64 // ns: 0: never
+}
+
+const (
+	// fullTime is how long writes wait or fail before the watchdog fires.
+	fullTime = 1e9
+	// stuckTime is how long the kernel may have requests for the disk under way
+	// that do not come to the worker.
+	stuckTime = 2e9
+	// calmTime without waiting or failing writes ends a time of them: they come
+	// in bursts, and who waits is sometimes being seen to.
+	calmTime = 300e6
+	// silentTime is how long a worker may be silent: the machine is busy.
+	silentTime = 1e9
+	// restTime is what a process needs to die and its pages to be discarded.
+	restTime = 3e9
+	// Memory is short below 1/shortShare of the machine's.
+	shortShare = 8
+)
+
+// see takes a reading at the time now, in ns, and says whether to fire if the
+// machine is short of memory. free counts slots; inFlight the requests that
+// the kernel has under way for the disk.
+func (w *watchdog) see(now int64, f *figures, free, inFlight int64) bool {
+	if free <= 0 || now-w.heard > silentTime {
+		// A worker that is stopped or being replaced makes nothing wait for room.
+		w.full, w.stuck = 0, 0
+	}
+	if f.beat == w.beat {
+		return false
+	}
+	failing, idle, first := f.failed > w.failed, f.requests == w.requests, w.heard == 0
+	w.beat, w.failed, w.requests, w.heard = f.beat, f.failed, f.requests, now
+	if first || free <= 0 {
+		return false
+	}
+	if f.waiting > 0 || failing {
+		if w.full == 0 {
+			w.full = now
+		}
+		w.quiet = now
+	} else if now-w.quiet > calmTime {
+		w.full = 0
+	}
+	if inFlight > 0 && idle {
+		if w.stuck == 0 {
+			w.stuck = now
+		}
+	} else {
+		w.stuck = 0
+	}
+	due := w.full != 0 && now-w.full >= fullTime || w.stuck != 0 && now-w.stuck >= stuckTime
+	return due && (w.fired == 0 || now-w.fired >= restTime)
+}
+
+// done notes that it fired. The time it waits for counts anew.
+func (w *watchdog) done(now int64) { w.fired, w.full, w.stuck = now, 0, 0 }
+
+// short says whether a machine has little memory left.
+func short(total, available int64) bool { return available < total/shortShare }
+
+// nanoClock is CLOCK_MONOTONIC in ns.
+func nanoClock() int64 {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
+		panic(fmt.Sprintf("keeper: read the clock: %v", err)) // it has no reason to fail
+	}
+	return t.Nano()
+}

@@ -1,0 +1,116 @@
+package keeper
+
+import (
+	"testing"
+	"time"
+)
+
+// kennel is a watchdog and what it sees, every 50 ms.
+type kennel struct {
+	dog    watchdog
+	now    int64
+	f      figures
+	free   int64
+	moving int64
+}
+
+func newKennel() *kennel {
+	k := &kennel{now: 1e9, free: 1000}
+	k.tick(nil)
+	return k
+}
+
+// tick lets time pass; change may be nil.
+func (k *kennel) tick(change func(*kennel)) bool {
+	k.now += int64(lookTime)
+	k.f.beat++
+	if change != nil {
+		change(k)
+	}
+	return k.dog.see(k.now, &k.f, k.free, k.moving)
+}
+
+// until counts the time until it fires, at most limit.
+func (k *kennel) until(limit time.Duration, change func(*kennel)) (time.Duration, bool) {
+	start := k.now
+	for time.Duration(k.now-start) < limit {
+		if k.tick(change) {
+			return time.Duration(k.now - start), true
+		}
+	}
+	return limit, false
+}
+
+func TestWatchdog(t *testing.T) {
+	const long = time.Minute
+	served := func(k *kennel) { k.f.requests++ }
+	for _, c := range []struct {
+		name   string
+		change func(*kennel)
+		after  time.Duration // 0: never
+	}{
+		{"an idle machine", nil, 0},
+		{"a busy machine", func(k *kennel) { k.f.requests += 1000; k.moving = 128 }, 0},
+		{"writes wait", func(k *kennel) { k.f.waiting = 3; served(k) }, fullTime},
+		{"writes fail", func(k *kennel) { k.f.failed++; served(k) }, fullTime},
+		{"some are answered now and then", func(k *kennel) { k.f.waiting = k.now / int64(lookTime) % 4; served(k) }, fullTime},
+		{"a moment of waiting each second", func(k *kennel) {
+			k.f.waiting = 0
+			if k.now%int64(time.Second) == 0 {
+				k.f.waiting = 5
+			}
+			served(k)
+		}, 0},
+		{"requests that never come", func(k *kennel) { k.moving = 12 }, stuckTime},
+		{"no slots: the kernel helps itself", func(k *kennel) { k.f.waiting, k.free = 3, 0 }, 0},
+		{"a worker that is stopped", func(k *kennel) { k.f.waiting, k.f.beat, k.moving = 3, 7, 12 }, 0},
+	} {
+		k := newKennel()
+		took, fired := k.until(long, c.change)
+		if fired != (c.after != 0) || fired && (took < c.after || took > c.after+500*time.Millisecond) {
+			t.Errorf("%s: fired %v after %v, want %v", c.name, fired, took, c.after)
+		}
+	}
+}
+
+// TestWatchdogRests: it fires again only when what it did had time to help.
+func TestWatchdogRests(t *testing.T) {
+	k := newKennel()
+	wait := func(k *kennel) { k.f.waiting = 1 }
+	if _, fired := k.until(time.Minute, wait); !fired {
+		t.Fatal("it never fired")
+	}
+	k.dog.done(k.now)
+	took, fired := k.until(time.Minute, wait)
+	if !fired || took < restTime {
+		t.Errorf("again %v after %v", fired, took)
+	}
+	k.dog.done(k.now)
+	if _, fired := k.until(time.Minute, func(k *kennel) { k.f.waiting = 0; k.f.requests++ }); fired {
+		t.Error("it fired although it had helped")
+	}
+}
+
+// TestWatchdogWaitsForTheWorker: what a stopped worker last said is no reason,
+// and neither is the time for which it was stopped.
+func TestWatchdogWaitsForTheWorker(t *testing.T) {
+	k := newKennel()
+	k.f.waiting = 9
+	k.tick(nil)
+	k.now += int64(20 * time.Second)
+	if k.dog.see(k.now, &k.f, k.free, 99) {
+		t.Error("it fired at a worker that is stopped")
+	}
+	if k.tick(nil) {
+		t.Error("it fired at the first word after a stop")
+	}
+	if took, fired := k.until(time.Minute, nil); !fired || took < fullTime/2 {
+		t.Errorf("then it fired %v after %v", fired, took)
+	}
+}
+
+func TestShort(t *testing.T) {
+	if short(1<<30, 1<<28) || !short(1<<30, 1<<20) {
+		t.Error("a quarter free is not short, a thousandth is")
+	}
+}
