@@ -81,10 +81,8 @@ func (d *disk) emptySlot(stream int, slot uint64) {
 		d.table.unlock(slot)
 		return
 	}
+	old = d.trusted(slot, old)
 	d.table.store(slot, 0)
-	if !old.sound(slot) {
-		old = lostWord
-	}
 	d.table.wipeElement(slot, old)
 	d.lanes[stream].move(old, 0)
 	if old.state() == staged {
@@ -92,5 +90,5 @@ func (d *disk) emptySlot(stream int, slot uint64) {
 		d.frames.Leave(stable.Frame(old.place()), false)
 	}
 	d.table.unlock(slot)
-	d.wipe(stream, old)
+	d.wipe(stream, slot, old)
 }

@@ -173,7 +173,8 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 	d.upkeep.wake = make(chan struct{}, 1)
 	d.sweeper.wake = make(chan struct{}, 1)
 	if l.frames > 0 {
-		d.frames = stable.NewFrames(r.Bytes(l.staging.off, l.staging.n), o.streams, d.stable)
+		heads := view[uint64](r, l.heads.off, l.frames)
+		d.frames = stable.NewFrames(r.Bytes(l.staging.off, l.staging.n), heads, o.streams, d.stable)
 	}
 	if err := errors.Join(d.openParams(o.params), d.ready()); err != nil {
 		return nil, errors.Join(err, d.pool.Close())
@@ -185,7 +186,7 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 // counters, the bitmap of the slot table (even a look at a hole would make a
 // page of it), and the frames.
 func (d *disk) ready() error {
-	for _, s := range []span{{keptAt, PageSize}, lanesSpan(len(d.lanes)), d.layout.presence, d.layout.staging} {
+	for _, s := range []span{{keptAt, PageSize}, lanesSpan(len(d.lanes)), d.layout.presence, d.layout.heads, d.layout.staging} {
 		if err := d.region.Populate(s.off, s.n); err != nil {
 			return fmt.Errorf("populate counters, bitmap and frames: %w", err)
 		}

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 	"unsafe"
 
+	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/internal/shm"
 	"github.com/zramfs/zramfs/stable"
 )
@@ -82,12 +83,12 @@ func (l *lane) events() [9]*atomic.Int64 {
 // move counts a slot's change from one word to another.
 func (l *lane) move(from, to word) {
 	if from == 0 {
-		l.pages.Add(1)
+		count(&l.pages, 1)
 	} else if to == 0 {
-		l.pages.Add(-1)
+		count(&l.pages, -1)
 	}
 	if delta := heldBytes(to) - heldBytes(from); delta != 0 {
-		l.bytes.Add(int64(delta))
+		count(&l.bytes, int64(delta))
 	}
 	if f, t := from.state(), to.state(); f != t {
 		l.gauge(f, -1)
@@ -98,14 +99,20 @@ func (l *lane) move(from, to word) {
 	}
 }
 
+// count moves a gauge.
+func count(gauge *atomic.Int64, n int64) {
+	invariants.CrashPoint("lane.count")
+	gauge.Add(n)
+}
+
 func (l *lane) gauge(s state, n int64) {
 	switch s {
 	case same:
-		l.same.Add(n)
+		count(&l.same, n)
 	case huge:
-		l.huge.Add(n)
+		count(&l.huge, n)
 	case staged:
-		l.staged.Add(n)
+		count(&l.staged, n)
 	}
 }
 
@@ -151,25 +158,45 @@ func sumLanes(lanes []lane) (s sums) {
 	return s
 }
 
-// recount sets the gauges to the slot table's sums, all in the first lane, each
-// with one store: a worker may die in here, too.
+// recount sets the gauges to the slot table's sums, all in the first lane, but
+// objects, which the pool has counted, each with one store: a worker may die in
+// here, too.
 func recount(lanes []lane, t *table, objects int64) {
-	var sum lane
-	for _, w := range t.each {
-		sum.move(0, w)
-	}
-	sum.objects.Store(objects)
+	s := t.sum()
 	for i := range lanes {
-		for j, g := range lanes[i].gauges() {
+		for j, n := range [...]int64{s.pages, s.bytes, s.same, s.huge, s.staged, objects} {
 			if i > 0 {
-				g.Store(0)
-			} else {
-				g.Store(sum.gauges()[j].Load())
+				n = 0
 			}
+			invariants.CrashPoint("lane.recount")
+			lanes[i].gauges()[j].Store(n)
 		}
 	}
 }
 
 func (l *lane) gauges() [6]*atomic.Int64 {
 	return [...]*atomic.Int64{&l.pages, &l.bytes, &l.same, &l.huge, &l.staged, &l.objects}
+}
+
+// sum counts what the slot table holds. A damaged word counts as a lost page.
+func (t *table) sum() (s sums) {
+	for slot, w := range t.each {
+		s.pages++
+		if !w.sound(slot) {
+			continue
+		}
+		s.bytes += int64(heldBytes(w))
+		switch w.state() {
+		case same:
+			s.same++
+		case stored:
+			s.objects++
+		case huge:
+			s.huge++
+			s.objects++
+		case staged:
+			s.staged++
+		}
+	}
+	return s
 }

@@ -42,8 +42,8 @@ type layout struct {
 	frames     int
 	chain      int // pages in the longest zspage
 
-	presence, words, atimes, elements, side, staging, arena span
-	total                                                   int64
+	presence, words, atimes, elements, side, heads, staging, arena span
+	total                                                          int64
 }
 
 // span is a range of the region.
@@ -78,6 +78,7 @@ func layoutOf(slots uint64, arenaBytes int64, frames, chain int) layout {
 	place(&l.atimes, int64(slots)*4)
 	place(&l.elements, int64(slots)*8)
 	place(&l.side, pool.SideBytes(arenaBytes))
+	place(&l.heads, int64(frames)*8)
 	place(&l.staging, int64(frames)*PageSize)
 	next = roundUp(next, 2<<20)
 	place(&l.arena, arenaBytes)

@@ -46,11 +46,18 @@ func (d *disk) readLocked(stream int, slot uint64, w word, off int, dst []byte) 
 	case empty:
 		clear(dst)
 	case same:
-		fill(dst, d.table.element(slot, w), off)
+		e, ok := d.table.element(slot, w)
+		if !ok {
+			return fmt.Errorf("slot %d: the element table has %#x, which is another's: %w", slot, e, ErrCorrupt)
+		}
+		fill(dst, e, off)
 	case staged:
 		fr, err := d.frameOf(slot, w)
 		if err != nil {
 			return err
+		}
+		if !d.frames.Sound(fr) {
+			return fmt.Errorf("slot %d: frame %d fails its checksum: %w", slot, fr, ErrCorrupt)
 		}
 		copy(dst, d.frames.Bytes(fr)[off:])
 	case huge:

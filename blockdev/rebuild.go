@@ -32,25 +32,16 @@ func adoptDisk(r *shm.Region, o options) (*disk, error) {
 // its check keeps its slot unreadable and claims nothing.
 func (d *disk) rebuild() error {
 	was := sumLanes(d.lanes)
+	if err := d.table.absent(d.region, d.layout, func(slot uint64) {
+		d.table.ensure(slot)
+		d.lanes[0].corrupt.Add(1)
+	}); err != nil {
+		return fmt.Errorf("rebuild the bitmap of the slot table: %w", err)
+	}
 	for slot, w := range d.table.each {
-		if !w.sound(slot) {
-			continue
+		if w.sound(slot) {
+			d.rebuildSlot(slot, w)
 		}
-		if w.has(flagPP) {
-			w &^= flagPP
-			d.table.store(slot, w)
-		}
-		if w.state() != staged {
-			continue
-		}
-		fr, err := d.frameOf(slot, w)
-		if err != nil || !d.frames.Claim(fr, slot) {
-			d.table.store(slot, lostWord)
-			d.lanes[0].corrupt.Add(1)
-			continue
-		}
-		d.account.used.Add(1)
-		d.frames.Stage(fr, int(slot)%len(d.lanes))
 	}
 	if d.frames != nil {
 		d.frames.WipeFree()
@@ -73,6 +64,29 @@ func (d *disk) rebuild() error {
 	return nil
 }
 
+// rebuildSlot settles what a death left in a slot, and takes its frame.
+func (d *disk) rebuildSlot(slot uint64, w word) {
+	if w.has(flagPP) {
+		w &^= flagPP
+		d.table.store(slot, w)
+	}
+	switch {
+	case w.state() == staged:
+		fr := stable.Frame(w.place())
+		if w.place() >= maxFrames || !d.frames.Claim(fr, uint32(slot)) {
+			d.table.store(slot, lostWord)
+			d.lanes[0].corrupt.Add(1)
+			return
+		}
+		d.account.used.Add(1)
+		d.frames.Stage(fr, int(slot)%len(d.lanes))
+	case w.inTable() && w.size() == sameReplace:
+		// The old element or the new one is there; its check is what is missing.
+		e, _ := d.table.element(slot, w)
+		d.table.store(slot, sameWord(slot, e)|w&(flagIdle|flagIncompressible))
+	}
+}
+
 // objects yields every object that a sound word names.
 func (d *disk) objects(yield func(pool.Object) bool) {
 	for slot, w := range d.table.each {
@@ -93,6 +107,10 @@ func (d *disk) objects(yield func(pool.Object) bool) {
 // slot, and the gauges equal the table's sums.
 func (d *disk) check() error {
 	var want sums
+	hidden := uint64(0)
+	if err := d.table.absent(d.region, d.layout, func(uint64) { hidden++ }); err != nil || hidden != 0 {
+		return fmt.Errorf("%d pages of the slot table are not in its bitmap (%v): %w", hidden, err, ErrCorrupt)
+	}
 	frames := make(map[stable.Frame]uint64)
 	page := make([]byte, PageSize)
 	for slot, w := range d.table.each {
@@ -116,7 +134,7 @@ func (d *disk) check() error {
 				return fmt.Errorf("frame %d is named by slots %d and %d: %w", fr, other, slot, ErrCorrupt)
 			}
 			frames[fr] = slot
-			if s := d.frames.State(fr); s != stable.Staged && s != stable.Compressing || d.frames.Owner(fr) != slot {
+			if s := d.frames.State(fr); s != stable.Staged && s != stable.Compressing || uint64(d.frames.Owner(fr)) != slot {
 				return fmt.Errorf("frame %d of slot %d: state %d, owner %d: %w", fr, slot, s, d.frames.Owner(fr), ErrCorrupt)
 			}
 		}

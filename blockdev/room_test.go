@@ -103,7 +103,9 @@ func TestWaiterIsOvertaken(t *testing.T) {
 		t.Errorf("answered %v after %d attempts, want the fourth to pass", answered, attempts)
 	}
 	for _, pl := range stolen {
-		d.pool.Free(pl, PageSize)
+		if err := d.pool.Free(pl, PageSize); err != nil {
+			t.Error(err)
+		}
 	}
 	if err := d.check(); err != nil {
 		t.Error(err)

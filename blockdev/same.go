@@ -45,21 +45,39 @@ func fill(dst []byte, element uint64, off int) {
 	}
 }
 
-// sameWord packs an element into a word; one that does not fit lies in the
-// element table.
-func sameWord(element uint64) word {
+// Where the element of a same page is, in the size field of its word.
+const (
+	sameInline  = 1 + iota // 32 bits of it in the word
+	sameTable              // in the element table, its check in the word
+	sameReplace            // in the element table; it is being replaced, so there is no check
+)
+
+// sameWord packs a slot's element into a word; one that does not fit lies in
+// the element table.
+func sameWord(slot, element uint64) word {
 	if lo := element & 0xffffffff; lo == element>>32 {
-		return makeWord(same, 0, 1, lo)
+		return makeWord(same, 0, sameInline, lo)
 	}
-	return makeWord(same, 0, 2, 0)
+	return makeWord(same, 0, sameTable, elementCheck(slot, element))
 }
 
-// putElement stores an element that does not fit into the word. Caller holds
-// the slot's lock and stores the word next.
-func (t *table) putElement(slot, element uint64) {
+// elementCheck tells a slot's element from others: one in 2^32 passes, and none
+// that differs in one bit, since a product with an odd number loses no bit.
+func elementCheck(slot, element uint64) uint64 {
+	return uint64(uint32(element) ^ uint32(element>>32)*0x9E3779B1 ^ uint32(slot*0x9E3779B97F4A7C15>>32))
+}
+
+// putElement stores an element that does not fit into the word. Where there is
+// one already the word says so first: whoever dies here leaves the one or the
+// other. Caller holds the slot's lock and stores the word next.
+func (t *table) putElement(slot uint64, old word, element uint64) {
+	if old.inTable() {
+		t.store(slot, makeWord(same, 0, sameReplace, 0))
+	}
 	t.ensure(slot)
 	invariants.CrashPoint("table.element")
 	atomic.StoreUint64(&t.elements[slot], element)
+	invariants.CrashPoint("table.element.stored")
 }
 
 // wipeElement zeroes what the word that was just replaced had in the element
@@ -68,13 +86,16 @@ func (t *table) wipeElement(slot uint64, old word) {
 	if old.inTable() {
 		invariants.CrashPoint("table.wipe")
 		atomic.StoreUint64(&t.elements[slot], 0)
+		invariants.CrashPoint("table.wiped")
 	}
 }
 
-// element gives what fills a same page. Caller holds the slot's lock.
-func (t *table) element(slot uint64, w word) uint64 {
+// element gives what fills a same page; false if it is not what was stored.
+// Caller holds the slot's lock.
+func (t *table) element(slot uint64, w word) (uint64, bool) {
 	if w.inTable() {
-		return atomic.LoadUint64(&t.elements[slot])
+		e := atomic.LoadUint64(&t.elements[slot])
+		return e, w.size() == sameReplace || w.place() == elementCheck(slot, e)
 	}
-	return w.place()&0xffffffff | w.place()<<32
+	return w.place()&0xffffffff | w.place()<<32, true
 }

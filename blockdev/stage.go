@@ -14,19 +14,21 @@ func (d *disk) takeFrame(slot uint64) (stable.Frame, bool) {
 	if d.frames == nil || !d.account.take(1, int64(d.frames.Len())) {
 		return 0, false
 	}
-	fr, ok := d.frames.Take(slot)
+	fr, ok := d.frames.Take(uint32(slot))
 	if !ok {
 		d.account.Give(1)
 	}
 	return fr, ok
 }
 
-// frameOf gives the frame that a staged word names.
+// frameOf gives the frame that a staged word names. Caller holds the slot's
+// lock.
 func (d *disk) frameOf(slot uint64, w word) (stable.Frame, error) {
-	if d.frames == nil || w.place() >= uint64(d.frames.Len()) {
-		return 0, fmt.Errorf("slot %d: word names frame %d, which does not exist: %w", slot, w.place(), ErrCorrupt)
+	fr := stable.Frame(w.place())
+	if w.place() >= maxFrames || !d.frames.Holds(fr, uint32(slot)) {
+		return 0, fmt.Errorf("slot %d: word names frame %d, which is not its: %w", slot, w.place(), ErrCorrupt)
 	}
-	return stable.Frame(w.place()), nil
+	return fr, nil
 }
 
 // runCompressor compresses what is staged for one stream, until stop. What
@@ -57,7 +59,7 @@ func (d *disk) compressNext(stream int) (more bool, err error) {
 	if !ok {
 		return false, nil
 	}
-	slot := d.frames.Owner(fr)
+	slot := uint64(d.frames.Owner(fr))
 	d.table.lock(slot)
 	v, ok := d.frames.Begin(fr)
 	d.table.unlock(slot)
@@ -65,7 +67,12 @@ func (d *disk) compressNext(stream int) (more bool, err error) {
 		d.account.Give(1)
 		return true, nil
 	}
-	w, err := d.compress(stream, slot, v)
+	w, err := lostWord, error(nil)
+	if d.frames.Sound(fr) {
+		w, err = d.compress(stream, slot, v)
+	} else {
+		d.lanes[stream].corrupt.Add(1) // what was staged is gone; nobody is told that it is anything else
+	}
 	v.Release()
 
 	d.table.lock(slot)
@@ -73,7 +80,7 @@ func (d *disk) compressNext(stream int) (more bool, err error) {
 	if err != nil {
 		free = !d.frames.Again(fr, stream)
 	} else if !d.replaceStaged(stream, slot, fr, w) {
-		defer d.wipe(stream, w)
+		defer d.wipe(stream, slot, w)
 	}
 	d.table.unlock(slot)
 	if free {

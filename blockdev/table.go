@@ -102,6 +102,29 @@ func (t *table) ensure(slot uint64) {
 	}
 }
 
+// absent yields each page of the words that is committed and not all zero while
+// its presence bit is clear: the bit was damaged, since it is set first.
+func (t *table) absent(r *shm.Region, l layout, yield func(slot uint64)) error {
+	w, err := shm.NewWindow(r, l.words.off, l.words.n)
+	if err != nil {
+		return err
+	}
+	return w.Data(func(off, n int64) bool {
+		for slot, end := uint64(off)/8, uint64(off+n)/8; slot < end; slot += slotsPerTablePage {
+			if t.present(slot) {
+				continue
+			}
+			for i := range uint64(slotsPerTablePage) {
+				if atomic.LoadUint64(&t.words[slot+i]) != 0 {
+					yield(slot)
+					break
+				}
+			}
+		}
+		return true
+	})
+}
+
 // warm loads what touch will need before a lock, which orders memory, stands
 // between two cache misses that can overlap.
 func (t *table) warm(slot uint64) { atomic.LoadUint32(&t.atimes[slot]) }
@@ -109,6 +132,7 @@ func (t *table) warm(slot uint64) { atomic.LoadUint32(&t.atimes[slot]) }
 // touch notes the time of an access. Caller holds the slot's lock.
 func (t *table) touch(slot uint64, now uint32) {
 	if a := &t.atimes[slot]; atomic.LoadUint32(a) != now {
+		invariants.CrashPoint("table.touch")
 		atomic.StoreUint32(a, now)
 	}
 }

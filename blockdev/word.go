@@ -6,14 +6,17 @@ import "fmt"
 //
 //	bits  0..2   state
 //	bits  3..6   params: which of the device's 16 sets decompresses it
-//	bits  7..18  size-1 of the stored bytes; for same: 0 inline, 1 in the element table
-//	bits 19..52  place in the pool, frame number, or a same page's 32-bit pattern
+//	bits  7..18  size-1 of the stored bytes; for same: where its element is, see sameWord
+//	bits 19..52  place in the pool, frame number, a same page's 32-bit pattern,
+//	             or the check of its element in the table
 //	bits 53..55  flags: idle, incompressible, chosen for post-processing
 //	bits 56..63  check over the slot number and the other 56 bits
 //
 // An empty page is the word 0 and nothing else, so a table that was never
 // written reads as empty, and a flipped bit is never taken for an empty page:
-// the check detects every single flip.
+// the check detects every single flip. Of others it lets one in 256 pass; then
+// what the word names tells, since objects, frames and elements know their slot,
+// but for a page with the pattern inline. Eight bytes of zero are an empty page.
 type word uint64
 
 type state uint8
@@ -70,10 +73,18 @@ func (w word) seal(slot uint64) word {
 	return w&plainMask | word(check(uint64(w), slot))<<checkShift
 }
 
-// sound says whether a word read from shared memory is one that was written
+// sound says whether a word read from shared memory may be one that was written
 // for this slot.
 func (w word) sound(slot uint64) bool {
-	return w == w.seal(slot) && w.state() <= lost && (w == 0 || w.state() != empty)
+	switch w.state() {
+	case empty:
+		return w == 0
+	case stored:
+		return w == w.seal(slot) && w.size() != PageSize
+	case huge:
+		return w == w.seal(slot) && w.size() == PageSize
+	}
+	return w == w.seal(slot) && w.state() <= lost
 }
 
 func (w word) state() state    { return state(w & 7) }
@@ -83,7 +94,7 @@ func (w word) place() uint64   { return uint64(w>>placeShift) & maxPlace }
 func (w word) has(f word) bool { return w&f != 0 }
 
 // inTable: of a same page whose element lies in the element table.
-func (w word) inTable() bool { return w.state() == same && w.size() == 2 }
+func (w word) inTable() bool { return w.state() == same && w.size() != sameInline }
 
 // check folds 56 bits into eight so that each bit of the word moves exactly
 // one bit of the result, then mixes in the slot number.
@@ -95,8 +106,8 @@ func check(w, slot uint64) uint8 {
 	return uint8(w) ^ uint8(slot*0x9E3779B97F4A7C15>>56)
 }
 
-// seed ties an object's CRC to the slot, params and size its word gives, so
-// that the right bytes under the wrong name are an error too.
+// seed ties an object's CRC to the slot, and to the state, params and size that
+// its word gives, so that the right bytes under the wrong name are an error too.
 func (w word) seed(slot uint64) uint32 {
-	return uint32(slot*0x9E3779B97F4A7C15>>32) ^ uint32(w>>paramsShift)&0xffff
+	return uint32(slot*0x9E3779B97F4A7C15>>32) ^ uint32(w)&(1<<placeShift-1)
 }

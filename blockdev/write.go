@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/zramfs/zramfs/compress"
-	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/pool"
 	"github.com/zramfs/zramfs/stable"
 )
@@ -27,11 +26,11 @@ func (d *disk) writePage(r *Request, slot uint64, page []byte) error {
 	old, err := d.publish(r, slot, b)
 	d.table.unlock(slot)
 	if err != nil {
-		d.drop(r.Stream, b)
+		d.drop(r.Stream, slot, b)
 		return err
 	}
 	d.lanes[r.Stream].writes.Add(1)
-	d.release(r.Stream, old)
+	d.release(r.Stream, slot, old)
 	return nil
 }
 
@@ -46,9 +45,9 @@ func (d *disk) writePart(r *Request, slot uint64, off int, data []byte) error {
 	}
 	d.lanes[r.Stream].writes.Add(1)
 	if r.Op == OpWrite {
-		d.release(r.Stream, old)
+		d.release(r.Stream, slot, old)
 	} else { // a part was discarded
-		d.wipe(r.Stream, old)
+		d.wipe(r.Stream, slot, old)
 	}
 	return nil
 }
@@ -78,12 +77,10 @@ func (d *disk) patch(r *Request, slot uint64, off int, data []byte) (word, error
 // same-filled page, a staged frame if there is one free, else an object.
 func (d *disk) build(stream int, slot uint64, page []byte) (built, error) {
 	if e, ok := sameFilled(page); ok {
-		return built{sameWord(e), e}, nil
+		return built{sameWord(slot, e), e}, nil
 	}
 	if fr, ok := d.takeFrame(slot); ok {
-		invariants.CrashPoint("frame.begin")
-		copy(d.frames.Bytes(fr), page)
-		invariants.CrashPoint("frame.filled")
+		d.frames.Fill(fr, page)
 		return built{w: makeWord(staged, 0, PageSize, uint64(fr))}, nil
 	}
 	v := stable.Borrow(page, d.stable)
@@ -124,7 +121,7 @@ func (d *disk) compress(stream int, slot uint64, v stable.View) (word, error) {
 	}
 	switch err {
 	case nil:
-		d.lanes[stream].objects.Add(1)
+		count(&d.lanes[stream].objects, 1)
 		return w | word(place)<<placeShift, nil
 	case pool.ErrNoRoom:
 		return 0, errRoom
@@ -174,14 +171,12 @@ func (d *disk) mayReplace(r *Request, slot uint64, old word) error {
 // commit stores the new word and settles what goes with it. Caller holds the
 // slot's lock, and releases the word it gets after unlocking.
 func (d *disk) commit(stream int, slot uint64, old word, b built) word {
+	old = d.trusted(slot, old)
 	if b.w.inTable() {
-		d.table.putElement(slot, b.element)
+		d.table.putElement(slot, old, b.element)
 	}
 	d.table.store(slot, b.w)
 	d.table.touch(slot, d.clock.Load())
-	if !old.sound(slot) {
-		old = lostWord // what a damaged word named is for Rebuild to find
-	}
 	if !b.w.inTable() {
 		d.table.wipeElement(slot, old)
 	}
@@ -195,32 +190,58 @@ func (d *disk) commit(stream int, slot uint64, old word, b built) word {
 	return old
 }
 
-// release frees the object that a replaced word named. Nobody can reach it
-// any more, so no slot's lock is needed.
-func (d *disk) release(stream int, old word) {
-	switch old.state() {
-	case stored, huge:
-		d.pool.Free(poolPlace(old), old.size())
-		d.lanes[stream].objects.Add(-1)
+// trusted gives the word that is about to be replaced, or lostWord for one that
+// was damaged: what that named is for Rebuild to find. Caller holds the slot's
+// lock.
+func (d *disk) trusted(slot uint64, w word) word {
+	if !w.sound(slot) {
+		return lostWord
 	}
+	if w.state() == staged {
+		if _, err := d.frameOf(slot, w); err != nil {
+			return lostWord
+		}
+	}
+	return w
 }
 
+// release frees the object that a replaced word of a slot named. Nobody can
+// reach it any more, so no slot's lock is needed.
+func (d *disk) release(stream int, slot uint64, old word) { d.free(stream, slot, old, d.pool.Free) }
+
 // wipe is release, and leaves no byte of the object.
-func (d *disk) wipe(stream int, old word) {
-	switch old.state() {
-	case stored, huge:
-		d.pool.Wipe(poolPlace(old), old.size())
-		d.lanes[stream].objects.Add(-1)
+func (d *disk) wipe(stream int, slot uint64, old word) { d.free(stream, slot, old, d.pool.Wipe) }
+
+// free gives up an object, unless the word was damaged, its check right by
+// chance, and there is none or it is another slot's.
+func (d *disk) free(stream int, slot uint64, old word, give func(pool.Place, int) error) {
+	if s := old.state(); s != stored && s != huge {
+		return
 	}
+	place, size := poolPlace(old), old.size()
+	if o, ok := d.pool.Owner(place, size); ok && uint64(o) != slot && d.names(uint64(o), old) || give(place, size) != nil {
+		d.lanes[stream].corrupt.Add(1)
+		return
+	}
+	count(&d.lanes[stream].objects, -1)
+}
+
+// names says whether a slot's word names the object that w does.
+func (d *disk) names(slot uint64, w word) bool {
+	if slot >= d.table.slots {
+		return false
+	}
+	v := d.table.load(slot)
+	return v.sound(slot) && v.state() == w.state() && v.place() == w.place()
 }
 
 // drop frees content that was built and not published: no discard would ever
 // find it.
-func (d *disk) drop(stream int, b built) {
+func (d *disk) drop(stream int, slot uint64, b built) {
 	if b.w.state() == staged {
 		d.frames.Give(stable.Frame(b.w.place()))
 		d.account.Give(1)
 		return
 	}
-	d.wipe(stream, b.w)
+	d.wipe(stream, slot, b.w)
 }

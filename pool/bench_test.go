@@ -36,7 +36,9 @@ func BenchmarkPutFree(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				r.pool.Free(pl, n)
+				if err := r.pool.Free(pl, n); err != nil {
+					b.Fatal(err)
+				}
 			}
 		})
 	}
@@ -68,7 +70,9 @@ func BenchmarkOverwrite(b *testing.B) {
 			b.StartTimer()
 			continue
 		}
-		r.pool.Free(s.place, s.size)
+		if err := r.pool.Free(s.place, s.size); err != nil {
+			b.Fatal(err)
+		}
 		s.place, s.size = pl, n
 	}
 }

@@ -128,7 +128,7 @@ func (p *Pool) move(k *slabClass, src, i, dst uint32, number uint8, m Mover) boo
 	from := uint64(src)*PageSize + uint64(i*c.size)
 	to := uint64(dst)*PageSize + uint64(j*c.size)
 	invariants.CrashPoint("pool.move.begin")
-	copy(p.mem[to:][:c.size], p.mem[from:][:c.size])
+	invariants.Copy("pool.move.half", p.mem[to:][:c.size], p.mem[from:][:c.size])
 	invariants.CrashPoint("pool.move.copied")
 	owner := binary.LittleEndian.Uint32(p.mem[to:])
 	moved := m.Move(owner, Place(from/granule), Place(to/granule))

@@ -34,12 +34,12 @@ func TestEveryCrashPoint(t *testing.T) {
 		r.check()
 	}
 	for _, point := range []string{
-		"pool.put.begin", "pool.put.bytes", "pool.put.header",
-		"pool.huge.begin", "pool.huge.bytes", "pool.huge.side",
+		"pool.put.begin", "pool.put.half", "pool.put.bytes", "pool.put.header",
+		"pool.huge.begin", "pool.huge.half", "pool.huge.bytes", "pool.huge.side",
 		"pool.commit.begin", "pool.commit.side", "pool.commit.pages",
 		"pool.punch.begin", "pool.punch.pages", "pool.punch.side",
-		"pool.move.begin", "pool.move.copied", "pool.move.published",
-		"pool.wipe.begin", "pool.wipe.end",
+		"pool.move.begin", "pool.move.half", "pool.move.copied", "pool.move.published",
+		"pool.wipe.begin", "pool.wipe.half", "pool.wipe.side", "pool.wipe.end",
 	} {
 		if seen[point] == 0 {
 			t.Errorf("never died at %s", point)

@@ -35,6 +35,16 @@ func (p *Pool) Get(pl Place, owner, seed uint32, n int) ([]byte, error) {
 	return data, nil
 }
 
+// Owner is who the object of n bytes at a place belongs to, as its header says;
+// false if there can be none. What is not committed is not touched.
+func (p *Pool) Owner(pl Place, n int) (owner uint32, ok bool) {
+	off := uint64(pl) * granule
+	if !p.geo.stores(n) || uint64(pl) >= uint64(len(p.mem))/granule || !p.arena.holds(off, HeaderSize) {
+		return 0, false
+	}
+	return uint32(p.header(off, n)), true
+}
+
 // header is what is kept with the n bytes at byte off of the arena: the owner
 // and, above it, the sum.
 func (p *Pool) header(off uint64, n int) uint64 {

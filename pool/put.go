@@ -58,7 +58,7 @@ func (p *Pool) Put(slab int, owner, seed uint32, data []byte) (Place, error) {
 func (p *Pool) write(off, header uint64, data []byte) {
 	b := p.mem[off:][:HeaderSize+len(data)]
 	invariants.CrashPoint("pool.put.begin")
-	copy(b[HeaderSize:], data)
+	invariants.Copy("pool.put.half", b[HeaderSize:], data)
 	invariants.CrashPoint("pool.put.bytes")
 	binary.LittleEndian.PutUint64(b, header)
 	invariants.CrashPoint("pool.put.header")
@@ -66,7 +66,7 @@ func (p *Pool) write(off, header uint64, data []byte) {
 
 func (p *Pool) writeHuge(page uint32, header uint64, data []byte) {
 	invariants.CrashPoint("pool.huge.begin")
-	copy(p.mem[uint64(page)*PageSize:][:PageSize], data)
+	invariants.Copy("pool.huge.half", p.mem[uint64(page)*PageSize:][:PageSize], data)
 	invariants.CrashPoint("pool.huge.bytes")
 	binary.LittleEndian.PutUint64(p.side[uint64(page)*HeaderSize:], header)
 	invariants.CrashPoint("pool.huge.side")

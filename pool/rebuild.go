@@ -19,6 +19,9 @@ type Damage struct {
 	First   error    // what is wrong with the first of them
 }
 
+// errTaken: an object that another word named before.
+var errTaken = errors.New("it has two owners")
+
 func (d *Damage) Error() string {
 	return fmt.Sprintf("pool: %d damaged objects, the first: %v", len(d.Objects), d.First)
 }
@@ -55,12 +58,26 @@ func (p *Pool) Rebuild(walk func(yield func(Object) bool)) error {
 		return fmt.Errorf("pool: rebuild: %w", err)
 	}
 	var damage Damage
+	var contested []Object
 	walk(func(o Object) bool {
-		if err := p.adopt(o); err != nil {
+		switch err := p.adopt(o); {
+		case err == nil:
+		case errors.Is(err, errTaken) && uint32(p.header(uint64(o.Place)*granule, o.Size)) == o.Owner:
+			contested = append(contested, o)
+		default:
 			damage.add(o, err)
 		}
 		return true
 	})
+	settled := map[Place]bool{}
+	for _, o := range contested {
+		if settled[o.Place] {
+			damage.add(o, fmt.Errorf("%w: %w", errTaken, ErrCorrupt))
+			continue
+		}
+		settled[o.Place] = true
+		p.contest(o, walk, &damage)
+	}
 	a := p.arena
 	for i := range a.chunks {
 		if c := &a.chunks[i]; !c.used.empty() {
@@ -151,7 +168,7 @@ func (p *Pool) adopt(o Object) error {
 	}
 	word := &p.table.words(r, c)[i/64]
 	if *word>>(i%64)&1 != 0 {
-		return fmt.Errorf("object %d of zspage %d has two owners: %w", i, r, ErrCorrupt)
+		return fmt.Errorf("object %d of zspage %d: %w: %w", i, r, errTaken, ErrCorrupt)
 	}
 	*word |= 1 << (i % 64)
 	d.objects++
@@ -163,6 +180,24 @@ func (p *Pool) adopt(o Object) error {
 		s.huge++
 	}
 	return nil
+}
+
+// contest settles who has the object that o, whose header names it, found taken:
+// a wrong word may have come first, since adopt reads one header of a zspage.
+func (p *Pool) contest(o Object, walk func(yield func(Object) bool), damage *Damage) {
+	r, _, number, _ := p.locate(o)
+	walk(func(holder Object) bool {
+		if holder.Place != o.Place || !p.geo.stores(holder.Size) || p.geo.classOf(holder.Size) != number {
+			return true
+		}
+		if uint32(p.header(uint64(o.Place)*granule, o.Size)) == holder.Owner {
+			damage.add(o, fmt.Errorf("%w: %w", errTaken, ErrCorrupt))
+		} else {
+			damage.add(holder, fmt.Errorf("%w: %w", errTaken, ErrCorrupt))
+			p.slabs[p.table.runs[r].slab.Load()].bytes += int64(o.Size - holder.Size)
+		}
+		return false
+	})
 }
 
 // locate finds the zspage, the number in it and the class of an object.

@@ -90,7 +90,7 @@ func TestCheckFindsDamage(t *testing.T) {
 		"owner":        func(r *rig) { r.arena.buf[r.slots[3].place*granule] ^= 1 },
 		"lost word":    func(r *rig) { r.slots[3].size = 0 },
 		"two words":    func(r *rig) { r.slots[3].place, r.slots[3].size = r.slots[4].place, r.slots[4].size },
-		"freed object": func(r *rig) { r.pool.Free(r.slots[3].place, r.slots[3].size) },
+		"freed object": func(r *rig) { _ = r.pool.Free(r.slots[3].place, r.slots[3].size) },
 		"count":        func(r *rig) { r.pool.slabs[0].objects++ },
 		"bytes":        func(r *rig) { r.pool.slabs[0].bytes++ },
 		"list":         func(r *rig) { r.pool.slabs[0].classes[20].linked++ },
@@ -180,7 +180,9 @@ func FuzzRebuild(f *testing.F) {
 			t.Fatalf("%d objects, but %d words were taken", got, len(taken))
 		}
 		for _, o := range taken {
-			r.pool.Free(o.Place, o.Size)
+			if err := r.pool.Free(o.Place, o.Size); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if err := r.pool.Check(func(func(Object) bool) {}); err != nil {
 			t.Fatal(err)

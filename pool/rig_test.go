@@ -204,7 +204,7 @@ func (r *rig) put(slab int, owner uint32, size int) error {
 	s.place, s.size, s.version = pl, size, version
 	s.mu.Unlock()
 	if oldSize != 0 {
-		r.pool.Free(old, oldSize)
+		return r.pool.Free(old, oldSize)
 	}
 	return nil
 }
@@ -230,14 +230,16 @@ func (r *rig) store(slab int, owner uint32, size int) {
 func (r *rig) free(owner uint32) { r.drop(owner, r.pool.Free) }
 
 // drop empties an owner's word and frees the object by the way given.
-func (r *rig) drop(owner uint32, free func(Place, int)) {
+func (r *rig) drop(owner uint32, free func(Place, int) error) {
 	s := &r.slots[owner]
 	s.mu.Lock()
 	old, size := s.place, s.size
 	s.size = 0
 	s.mu.Unlock()
 	if size != 0 {
-		free(old, size)
+		if err := free(old, size); err != nil {
+			r.t.Error(err)
+		}
 	}
 }
 

@@ -169,16 +169,20 @@ func (t *table) next(r, i uint32, c *class) uint32 {
 }
 
 // at finds the zspage and the number of the object of class number at a byte
-// of the arena. It reads only what does not change while that object lives,
-// and panics when there is no such object.
-func (t *table) at(off uint64, number uint8, c *class) (r, i uint32) {
+// of the arena; false if there can be none. For an object that lives it reads
+// only what does not change meanwhile.
+func (t *table) at(off uint64, number uint8, c *class) (r, i uint32, ok bool) {
 	page := uint32(off / PageSize)
 	r = page - uint32(t.runs[page].back)
 	d := &t.runs[r]
 	in := uint32(off - uint64(r)*PageSize)
 	i = in / c.size
-	if d.pages == 0 || d.class != number || i*c.size != in || i >= c.objects {
-		panic(fmt.Sprintf("pool: no object of class %d at byte %d of the arena", c.size, off))
-	}
-	return r, i
+	return r, i, d.pages != 0 && d.class == number && i*c.size == in && i < c.objects
+}
+
+// alive says whether object i of zspage r is in use. The zspage's slab is
+// locked.
+func (t *table) alive(r, i uint32, number uint8, c *class) bool {
+	d := &t.runs[r]
+	return d.pages != 0 && d.class == number && t.words(r, c)[i/64]>>(i%64)&1 != 0
 }

@@ -2,9 +2,12 @@ package stable
 
 import (
 	"fmt"
+	"hash/crc32"
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/zramfs/zramfs/internal/invariants"
 )
 
 // Frame numbers a frame: one page of raw data in shared memory.
@@ -59,8 +62,9 @@ const (
 // counted per frame holds no pointer.
 type Frames struct {
 	mem   []byte          // immutable; frame i at i*PageSize, shared memory
+	heads []uint64        // by frame: owner u32 | CRC-32C u32; shared memory, written before a word names the frame
 	state []atomic.Uint32 // by frame; changes under the slot's lock
-	owner []uint64        // slot by frame; written while Filling
+	owner []atomic.Uint32 // slot by frame; written while Filling
 	stats *Stats          // immutable
 
 	mu   sync.Mutex
@@ -78,14 +82,15 @@ type queue struct {
 	wake chan struct{}
 }
 
-// NewFrames makes a table over mem, whose length is a multiple of PageSize.
-// All frames are free.
-func NewFrames(mem []byte, streams int, stats *Stats) *Frames {
-	n := len(mem) / PageSize
+// NewFrames makes a table over mem, a page and a head for each frame. All
+// frames are free.
+func NewFrames(mem []byte, heads []uint64, streams int, stats *Stats) *Frames {
+	n := len(heads)
 	f := &Frames{
 		mem:    mem,
+		heads:  heads,
 		state:  make([]atomic.Uint32, n),
-		owner:  make([]uint64, n),
+		owner:  make([]atomic.Uint32, n),
 		stats:  stats,
 		free:   make([]Frame, 0, n),
 		queues: make([]queue, streams),
@@ -110,8 +115,7 @@ func (f *Frames) InUse() int {
 	return len(f.state) - len(f.free)
 }
 
-// Bytes gives a frame's page. Only the operation that took it may write, and
-// only until Stage.
+// Bytes gives a frame's page, to read.
 func (f *Frames) Bytes(fr Frame) []byte {
 	off := int(fr) * PageSize
 	return f.mem[off : off+PageSize : off+PageSize]
@@ -121,10 +125,32 @@ func (f *Frames) Bytes(fr Frame) []byte {
 func (f *Frames) State(fr Frame) State { return State(f.state[fr].Load()) }
 
 // Owner is the slot the frame was taken for.
-func (f *Frames) Owner(fr Frame) uint64 { return f.owner[fr] }
+func (f *Frames) Owner(fr Frame) uint32 { return f.owner[fr].Load() }
+
+// Holds says whether there is such a frame and it is staged for a slot, whose
+// lock the caller holds: else a word that names it is damaged.
+func (f *Frames) Holds(fr Frame, slot uint32) bool {
+	if f == nil || int(fr) >= len(f.state) || f.Owner(fr) != slot {
+		return false
+	}
+	s := f.State(fr)
+	return s == Staged || s == Compressing
+}
+
+// Sound says whether a frame's bytes are what was staged for its owner. It is
+// for whoever keeps the frame alive.
+func (f *Frames) Sound(fr Frame) bool {
+	owner := f.Owner(fr)
+	return atomic.LoadUint64(&f.heads[fr]) == head(owner, f.Bytes(fr))
+}
+
+// head ties a page's bytes to their owner.
+func head(owner uint32, page []byte) uint64 {
+	return uint64(crc32.Update(owner, crc32.MakeTable(crc32.Castagnoli), page))<<32 | uint64(owner)
+}
 
 // Take gives a free frame to fill for a slot; false if there is none.
-func (f *Frames) Take(slot uint64) (Frame, bool) {
+func (f *Frames) Take(slot uint32) (Frame, bool) {
 	f.mu.Lock()
 	n := len(f.free)
 	if n == 0 {
@@ -135,8 +161,18 @@ func (f *Frames) Take(slot uint64) (Frame, bool) {
 	f.free = f.free[:n-1]
 	f.mu.Unlock()
 	f.move(fr, Free, Filling)
-	f.owner[fr] = slot
+	f.owner[fr].Store(slot)
 	return fr, true
+}
+
+// Fill writes a page to a frame that was taken, whole and before any word names
+// it: nothing in it changes again until it is free.
+func (f *Frames) Fill(fr Frame, page []byte) {
+	invariants.CrashPoint("frame.begin")
+	invariants.Copy("frame.half", f.Bytes(fr), page)
+	invariants.CrashPoint("frame.filled")
+	atomic.StoreUint64(&f.heads[fr], head(f.Owner(fr), page))
+	invariants.CrashPoint("frame.head")
 }
 
 // Give takes back a frame that was never staged.
@@ -147,13 +183,13 @@ func (f *Frames) Give(fr Frame) {
 
 // Claim takes the frame that a slot's word names, in a table made anew after a
 // worker's death; when all are claimed comes WipeFree. False if the frame does
-// not exist or is claimed already.
-func (f *Frames) Claim(fr Frame, slot uint64) bool {
-	if int(fr) >= len(f.state) || f.State(fr) != Free {
+// not exist, is another slot's, or is claimed already.
+func (f *Frames) Claim(fr Frame, slot uint32) bool {
+	if f == nil || int(fr) >= len(f.state) || f.State(fr) != Free || uint32(f.heads[fr]) != slot {
 		return false
 	}
 	f.move(fr, Free, Filling)
-	f.owner[fr] = slot
+	f.owner[fr].Store(slot)
 	return true
 }
 
@@ -164,17 +200,26 @@ func (f *Frames) WipeFree() {
 	defer f.mu.Unlock()
 	f.free = slices.DeleteFunc(f.free, func(fr Frame) bool { return f.State(fr) != Free })
 	for _, fr := range f.free {
-		clear(f.Bytes(fr))
+		f.wipe(fr)
 	}
 }
 
 // release wipes a frame that nobody can reach any more, since swap holds
 // secrets, and makes it free for the next page.
 func (f *Frames) release(fr Frame) {
-	clear(f.Bytes(fr))
+	f.wipe(fr)
 	f.mu.Lock()
 	f.free = append(f.free, fr)
 	f.mu.Unlock()
+}
+
+// wipe zeroes a frame that no word names.
+func (f *Frames) wipe(fr Frame) {
+	invariants.CrashPoint("frame.wipe.begin")
+	atomic.StoreUint64(&f.heads[fr], 0)
+	invariants.CrashPoint("frame.wipe.head")
+	invariants.Clear("frame.wipe.half", f.Bytes(fr))
+	invariants.CrashPoint("frame.wipe.end")
 }
 
 // move changes a frame's state and insists on the one it had.

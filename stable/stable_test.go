@@ -64,7 +64,7 @@ func TestFrames(t *testing.T) {
 		const frames, slots, streams = 5, 4, 2
 		stats := &Stats{}
 		stats.AuditEvery(1)
-		f := NewFrames(make([]byte, frames*PageSize), streams, stats)
+		f := NewFrames(make([]byte, frames*PageSize), make([]uint64, frames), streams, stats)
 		words := make([]slotModel, slots)
 		type hand struct {
 			fr   Frame
@@ -85,7 +85,7 @@ func TestFrames(t *testing.T) {
 				slot := rapid.IntRange(0, slots-1).Draw(t, "slot")
 				p := Policy(rapid.IntRange(0, 2).Draw(t, "policy"))
 				busy := inUse()
-				fr, ok := f.Take(uint64(slot))
+				fr, ok := f.Take(uint32(slot))
 				if ok != (len(busy) < frames) {
 					t.Fatalf("a frame was given %v with %d of %d in use", ok, len(busy), frames)
 				}
@@ -98,9 +98,11 @@ func TestFrames(t *testing.T) {
 				if !bytes.Equal(f.Bytes(fr), make([]byte, PageSize)) {
 					t.Fatalf("frame %d still holds what somebody wrote", fr)
 				}
-				for i := range f.Bytes(fr) {
-					f.Bytes(fr)[i] = byte(slot + i)
+				page := make([]byte, PageSize)
+				for i := range page {
+					page[i] = byte(slot + i)
 				}
+				f.Fill(fr, page)
 				w := &words[slot]
 				if w.named {
 					compressing := f.State(w.frame) == Compressing
@@ -168,7 +170,7 @@ func TestFrames(t *testing.T) {
 			},
 			"": func(t *rapid.T) {
 				for slot, w := range words {
-					if w.named && (f.State(w.frame) != Staged && f.State(w.frame) != Compressing || f.Owner(w.frame) != uint64(slot)) {
+					if w.named && (f.State(w.frame) != Staged && f.State(w.frame) != Compressing || f.Owner(w.frame) != uint32(slot)) {
 						t.Fatalf("slot %d names frame %d, which is in state %d of slot %d", slot, w.frame, f.State(w.frame), f.Owner(w.frame))
 					}
 				}

@@ -20,7 +20,17 @@ var (
 	countdown atomic.Int64 // calls left until the crash; < 0: disarmed
 	passed    atomic.Int64 // calls since Arm
 	only      atomic.Value // of a []string: prefixes of the names that count; empty: all do
+	watcher   atomic.Pointer[func(string)]
 )
+
+// Watch has f called at every CrashPoint, whatever Arm said; nil ends it.
+func Watch(f func(name string)) {
+	if f == nil {
+		watcher.Store(nil)
+		return
+	}
+	watcher.Store(&f)
+}
 
 // Arm makes the k-th CrashPoint from now panic with a Crash (k from 1), once.
 // k = 0 disarms and only counts.
@@ -41,6 +51,9 @@ func Passed() int64 { return passed.Load() }
 
 // CrashPoint marks a place between two stores to shared memory.
 func CrashPoint(name string) {
+	if f := watcher.Load(); f != nil {
+		(*f)(name)
+	}
 	if !counts(name) {
 		return
 	}
@@ -62,4 +75,20 @@ func counts(name string) bool {
 		}
 	}
 	return len(prefixes) == 0
+}
+
+// Copy is copy, with a CrashPoint in the middle of it.
+func Copy(name string, dst, src []byte) {
+	half := len(src) / 2
+	copy(dst, src[:half])
+	CrashPoint(name)
+	copy(dst[half:], src[half:])
+}
+
+// Clear is clear, with a CrashPoint in the middle of it.
+func Clear(name string, b []byte) {
+	half := len(b) / 2
+	clear(b[:half])
+	CrashPoint(name)
+	clear(b[half:])
 }
