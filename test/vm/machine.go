@@ -114,7 +114,7 @@ func (g guest) run(ctx context.Context) ([]line, ending, error) {
 }
 
 func (g guest) arguments(socket string) []string {
-	words := []string{"console=ttyS0", "panic=-1", "loglevel=5", "random.trust_cpu=1"}
+	words := []string{"console=ttyS0", "panic=-1", "loglevel=5", "random.trust_cpu=1", "sysrq_always_enabled"}
 	for _, k := range sortedKeys(g.params) {
 		words = append(words, fmt.Sprintf("%s=\"%s\"", k, g.params[k]))
 	}
