@@ -19,7 +19,7 @@ func newTestReader(t testing.TB, h Handler, fd uintptr) *reader {
 		t.Fatal(err)
 	}
 	c := newControl(newTree(), (&Config{MaxBackground: 64}).mountOptions(l.Payload), mem.Bytes(l.buffers(1), l.slots()),
-		mem.Bytes(l.buffers(1)+l.slots(), pageSize+int64(l.Reply)), &before{poison: []uint64{666}})
+		mem.Bytes(l.buffers(1)+l.slots(), pageSize+int64(l.Reply)), &before{})
 	return newReader(0, -1, fd, h, c, mem.Bytes(0, l.buffers(1)), int(l.buffer()))
 }
 

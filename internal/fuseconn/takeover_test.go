@@ -1,0 +1,271 @@
+package fuseconn
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/zramfs/zramfs/internal/shm"
+)
+
+// workerEnv makes this binary a worker over inherited files: the mounted one, a
+// clone for each of workerReaders, the memory of the buffers.
+const (
+	workerEnv     = "FUSECONN_TEST_WORKER"
+	workerReaders = 2
+)
+
+// order is what starts a worker that has everything built.
+type order struct {
+	Resume []byte
+	Poison []uint64
+}
+
+// smallLayout is the one of a tiny machine.
+func smallLayout() Layout {
+	_, l := Plan(make([]int, workerReaders), 128<<20)
+	return l
+}
+
+// workerMain says standby when it has built everything, waits for its order,
+// and prints the INIT that it keeps, and the counters at the end.
+func workerMain() error {
+	var files []*os.File
+	for i := range 1 + workerReaders {
+		files = append(files, os.NewFile(uintptr(3+i), "fuse"))
+	}
+	mem, err := shm.Adopt("buffers", os.NewFile(4+workerReaders, "buffers"))
+	if err != nil {
+		return err
+	}
+	h := newStore("hold")
+	tree := &hanging{tree: newTree(), hang: os.Getenv(workerEnv) == "hang"}
+	l := smallLayout()
+	var saved []byte
+	p, err := NewPerCPU(PerCPUConfig{
+		Config: Config{Handler: h, Tree: tree, MaxBackground: l.MaxBackground(1)},
+		Main:   files[0], Clones: files[1:], CPUs: []int{-1, -1}, Layout: l, Memory: mem,
+		SaveInit: func(b []byte) error { saved = b; return nil },
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Println("standby")
+	var o order
+	if err := json.NewDecoder(os.Stdin).Decode(&o); err != nil {
+		return err
+	}
+	p.Succeed(o.Resume, o.Poison)
+	if err := p.Init(); err != nil {
+		return err
+	}
+	if o.Resume != nil {
+		if err := p.Resend(); err != nil {
+			return err
+		}
+	}
+	out := json.NewEncoder(os.Stdout)
+	if err := out.Encode(order{Resume: saved}); err != nil {
+		return err
+	}
+	if err := p.Serve(); err != nil {
+		return err
+	}
+	return out.Encode(result{p.Transport(), p.Negotiated(), p.Stats(), h.resentSeen.Load()})
+}
+
+// hanging is a tree in which a lookup of "hang" takes for ever.
+type hanging struct {
+	*tree
+	hang bool
+}
+
+func (h *hanging) Lookup(cancel <-chan struct{}, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	if name == "hang" && h.hang {
+		select {}
+	}
+	return h.tree.Lookup(cancel, in, name, out)
+}
+
+// heir is a worker's process.
+type heir struct {
+	t   *testing.T
+	cmd *exec.Cmd
+	in  *json.Encoder
+	out *json.Decoder
+}
+
+func newHeir(t *testing.T, mode string, files []*os.File) *heir {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), workerEnv+"="+mode)
+	cmd.ExtraFiles, cmd.Stderr = files, os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pipe, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	out := bufio.NewReader(pipe)
+	if line, err := out.ReadString('\n'); line != "standby\n" {
+		t.Fatalf("worker says %q, %v", line, err)
+	}
+	return &heir{t, cmd, json.NewEncoder(in), json.NewDecoder(out)}
+}
+
+func (h *heir) start(o order) (saved []byte) {
+	h.t.Helper()
+	if err := h.in.Encode(o); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := h.out.Decode(&o); err != nil {
+		h.t.Fatal(err)
+	}
+	return o.Resume
+}
+
+// A worker is killed with requests open; one that stood by takes over. What was
+// open is known, comes again and is answered; what is poisoned gets EIO.
+func TestTakeover(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		t.Skip("no /dev/fuse on this machine")
+	}
+	l := smallLayout()
+	src := shm.OpenSource()
+	defer src.Close()
+	mem, err := src.Create("buffers", (l.Bytes(workerReaders)+pageSize-1)&^(pageSize-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	main, err := Mount(dir, MountOptions{MaxRead: l.Payload})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH); main.Close() })
+	files := []*os.File{main}
+	for range workerReaders {
+		f, err := Clone(main)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		files = append(files, f)
+	}
+	files = append(files, mem.File())
+	first := newHeir(t, "hang", files)
+	saved := first.start(order{})
+	second := newHeir(t, "serve", files)
+
+	answers := make(chan error, 3)
+	// Not os.OpenFile, which would ask the control thread to poll.
+	disk, err := unix.Open(dir+"/disk", unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, off := range []int64{magicAt, magicAt + 4096} {
+		go func() {
+			b := aligned(4096)
+			page(b, off, 3)
+			_, err := unix.Pwrite(disk, b, off)
+			answers <- err
+		}()
+	}
+	open := func(n int) (ids []uint64) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+			if ids = InFlight(mem, workerReaders, l); len(ids) == n {
+				return ids
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("open are %v, want %d", ids, n)
+			}
+		}
+	}
+	open(2)
+	go func() {
+		_, err := os.Stat(dir + "/hang")
+		answers <- err
+	}()
+	ids := open(3)
+	if err := first.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	first.cmd.Wait()
+	if after := InFlight(mem, workerReaders, l); !slices.Equal(after, ids) {
+		t.Errorf("open at the death are %v, before it %v", after, ids)
+	}
+	var killed unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &killed)
+	second.start(order{Resume: saved, Poison: ids[:1]})
+	var poisoned, absent, fine int
+	for range 3 {
+		select {
+		case err := <-answers:
+			switch {
+			case err == nil:
+				fine++
+			case errors.Is(err, syscall.EIO):
+				poisoned++
+			case errors.Is(err, syscall.ENOENT):
+				absent++
+			default:
+				t.Error(err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("an answer is missing")
+		}
+	}
+	if poisoned != 1 || absent != 1 || fine != 1 {
+		t.Errorf("%d poisoned, %d not found, %d written", poisoned, absent, fine)
+	}
+	// Full requests of the small layout, both ways.
+	b, got := aligned(1<<20), aligned(1<<20)
+	page(b, 0, 7)
+	if n, err := unix.Pwrite(disk, b, 0); n != len(b) || err != nil {
+		t.Errorf("write: %d, %v", n, err)
+	}
+	if n, err := unix.Pread(disk, got, 0); n != len(b) || err != nil || !bytes.Equal(got, b) {
+		t.Errorf("read: %d, %v", n, err)
+	}
+	unix.Close(disk)
+	if err := Unmount(dir); err != nil {
+		t.Fatal(err)
+	}
+	var r result
+	if err := second.out.Decode(&r); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	s := r.Stats
+	if s.Resent != 3 || s.Poisoned != 1 || s.FirstAnswer < killed.Nano() || r.Negotiated.MaxWrite != 128<<10 ||
+		r.Negotiated.MaxBackground != 1280+64 || !r.Negotiated.Resend {
+		t.Errorf("%+v", r)
+	}
+	if left := InFlight(mem, workerReaders, l); len(left) != 0 {
+		t.Errorf("still open: %v", left)
+	}
+	mem.Close()
+}
