@@ -37,13 +37,18 @@ type stripe struct {
 
 func newTable(r *shm.Region, l layout) *table {
 	n := int(l.words.n / 8)
-	return &table{
+	t := &table{
 		slots:    l.slots,
 		presence: view[uint64](r, l.presence.off, int(l.presence.n/8)),
 		words:    view[uint64](r, l.words.off, n),
 		atimes:   view[uint32](r, l.atimes.off, int(l.slots)),
 		elements: view[uint64](r, l.elements.off, int(l.slots)),
 	}
+	for i := range t.locks { // fresh memory, of which a reader's first lock would make a page
+		t.locks[i].Lock()
+		t.locks[i].Unlock()
+	}
+	return t
 }
 
 // view casts a range of the region to words that are accessed atomically.
