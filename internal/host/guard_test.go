@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -315,5 +316,63 @@ func TestWarmLoop(t *testing.T) {
 	}
 	if !slices.ContainsFunc(workers, func(w Kworker) bool { return strings.HasPrefix(w.Serves, "loop") }) {
 		t.Errorf("no kworker has served a loop device: %+v", workers)
+	}
+}
+
+// What was populated faults no more: the kernel counts none for it.
+func TestPopulate(t *testing.T) {
+	const size = 8 << 20
+	// No larger than asked for, from the beginning of the mapping, whatever the address in it.
+	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(mem)
+	if err := unix.Madvise(mem, unix.MADV_NOHUGEPAGE); err != nil {
+		t.Log(err)
+	}
+	// A hole keeps it from being one mapping with its neighbours.
+	if err := unix.Mprotect(mem[:4096], unix.PROT_NONE); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mprotect(mem[size-4096:], unix.PROT_NONE); err != nil {
+		t.Fatal(err)
+	}
+	body := mem[4096 : size-4096]
+	if err := PopulateFrom(uintptr(unsafe.Pointer(&body[len(body)/2])), 4<<20-100); err != nil {
+		t.Fatal(err)
+	}
+	present := make([]byte, len(body)/4096)
+	if _, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&body[0])), uintptr(len(body)),
+		uintptr(unsafe.Pointer(&present[0]))); errno != 0 {
+		t.Fatal(errno)
+	}
+	for i, p := range present {
+		if p&1 == 1 != (i < 1024) {
+			t.Fatalf("page %d: %d; the first 1024 should be there", i, p)
+		}
+	}
+	if err := PopulateProgram(); err != nil {
+		t.Fatal(err)
+	}
+	mappings, err := Mappings(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	exe, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, m := range mappings {
+		if m.Name == exe {
+			found++
+			if m.Resident < m.Size {
+				t.Errorf("%+v is not all there", m)
+			}
+		}
+	}
+	if found == 0 {
+		t.Errorf("no mapping of %s in %+v", exe, mappings)
 	}
 }

@@ -5,16 +5,20 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
+	"unsafe"
+
+	"github.com/zramfs/zramfs/internal/host"
 )
 
 // The worker's heap does not grow while it serves a steady load, and is not
 // collected then: a cycle would stop every thread, perhaps while one of them
 // waits for a page. Attribute reads leave some garbage; it is collected when
-// enough has gathered, by a call of our own.
+// enough has gathered, by a call of our own. Until then it lies in memory that
+// was populated beforehand.
 const (
-	heapSlack = 8 << 20  // garbage that is let lie, bytes
+	heapSlack = 2 << 20  // garbage that is let lie, bytes
 	heapRoom  = 64 << 20 // above what is live, before the runtime steps in, bytes
-	heapLook  = 5 * time.Second
+	heapLook  = time.Second
 )
 
 const (
@@ -49,4 +53,24 @@ func tendHeap(samples []metrics.Sample) {
 		last = samples[1].Value.Uint64()
 		debug.SetMemoryLimit(int64(samples[0].Value.Uint64()) + heapRoom)
 	}
+}
+
+// settleHeap is for the end of all preparations: the collector has run once,
+// so that it has what it needs, and what is on the heap, or will be by the
+// next cycle, faults no more. Whoever faults may have to wait for memory.
+func settleHeap() error {
+	runtime.GC()
+	samples := []metrics.Sample{
+		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/unused:bytes"},
+		{Name: "/memory/classes/heap/stacks:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
+	}
+	metrics.Read(samples)
+	used := int64(heapSlack)
+	for _, s := range samples {
+		used += int64(s.Value.Uint64())
+	}
+	anchor := new([64]byte) // wherever it is: the heap is one mapping, and filled from its beginning
+	err := host.PopulateFrom(uintptr(unsafe.Pointer(anchor)), used)
+	runtime.KeepAlive(anchor)
+	return err
 }

@@ -37,6 +37,9 @@ func (w *worker) serve() error {
 		return errors.Join(err, set.Close())
 	}
 	spareThreads(workerThreads)
+	if err := errors.Join(host.PopulateProgram(), settleHeap()); err != nil {
+		w.note("worker: %v", err)
+	}
 	daemon = w.daemonFacts(conn)
 	if err := w.control.send(message{Kind: msgReady, Notes: w.notes}, nil); err != nil {
 		return errors.Join(err, set.Close())
