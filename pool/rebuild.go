@@ -3,6 +3,8 @@ package pool
 import (
 	"errors"
 	"fmt"
+	"runtime"
+	"sync"
 )
 
 // Object is what the owner's word says of a stored object.
@@ -50,6 +52,9 @@ func (d *Damage) errOrNil() error {
 // without them, and their words must not be used any more. Sums are not
 // verified: Get does that. The account is not asked: its owner sets it from
 // Stats afterwards. Any other error leaves the pool to be closed.
+//
+// walk is called by several threads at a time: each takes the chunks of some of
+// the slabs, so that they share nothing.
 func (p *Pool) Rebuild(walk func(yield func(Object) bool)) error {
 	if err := p.clear(); err != nil {
 		return fmt.Errorf("pool: rebuild: %w", err)
@@ -57,35 +62,76 @@ func (p *Pool) Rebuild(walk func(yield func(Object) bool)) error {
 	if err := p.survey(); err != nil {
 		return fmt.Errorf("pool: rebuild: %w", err)
 	}
+	shares := make([]share, min(len(p.slabs), runtime.GOMAXPROCS(0)))
+	var threads sync.WaitGroup
+	for i := range shares {
+		threads.Go(func() { shares[i].rebuild(p, i, len(shares), walk) })
+	}
+	threads.Wait()
 	var damage Damage
+	var err error
+	for i := range shares {
+		s := &shares[i]
+		err = errors.Join(err, s.err)
+		damage.Objects = append(damage.Objects, s.damage.Objects...)
+		if damage.First == nil {
+			damage.First = s.damage.First
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("pool: rebuild: %w", err)
+	}
+	for i := range p.arena.chunks {
+		p.arena.update(i)
+	}
+	return damage.errOrNil()
+}
+
+// share is what one thread of Rebuild does: the chunks whose number, modulo the
+// slabs and then modulo the threads, is its own.
+type share struct {
+	damage Damage
+	err    error
+}
+
+func (s *share) rebuild(p *Pool, me, of int, walk func(yield func(Object) bool)) {
+	mine := func(chunk uint64) bool { return int(chunk%uint64(len(p.slabs)))%of == me }
+	chunks := p.arena.chunks
+	for i := range chunks {
+		if mine(uint64(i)) && !chunks[i].committed.empty() {
+			if s.err = p.describe(i); s.err != nil {
+				return
+			}
+		}
+	}
 	var contested []Object
 	walk(func(o Object) bool {
+		if !mine(uint64(o.Place) * granule / ChunkSize) {
+			return true
+		}
 		switch err := p.adopt(o); {
 		case err == nil:
 		case errors.Is(err, errTaken) && uint32(p.header(uint64(o.Place)*granule, o.Size)) == o.Owner:
 			contested = append(contested, o)
 		default:
-			damage.add(o, err)
+			s.damage.add(o, err)
 		}
 		return true
 	})
 	settled := map[Place]bool{}
 	for _, o := range contested {
 		if settled[o.Place] {
-			damage.add(o, fmt.Errorf("%w: %w", errTaken, ErrCorrupt))
+			s.damage.add(o, fmt.Errorf("%w: %w", errTaken, ErrCorrupt))
 			continue
 		}
 		settled[o.Place] = true
-		p.contest(o, walk, &damage)
+		p.contest(o, walk, &s.damage)
 	}
-	a := p.arena
-	for i := range a.chunks {
-		if c := &a.chunks[i]; !c.used.empty() {
+	for i := range chunks {
+		if c := &chunks[i]; mine(uint64(i)) && !c.used.empty() {
 			p.settleChunk(uint32(i)*chunkPages, c)
-			a.update(i)
 		}
 	}
-	return damage.errOrNil()
 }
 
 // clear forgets everything. The pages of the arena count as void.
@@ -109,35 +155,20 @@ func (a *arena) clear() error {
 	return nil
 }
 
-// survey finds the committed pages. A chunk of which any page is committed has
-// its descriptors and its page of the side array.
+// survey finds the committed pages.
 func (p *Pool) survey() error {
 	a := p.arena
 	limit := int64(len(p.mem))
 	err := a.memory.Data(func(off, n int64) bool {
-		for page, end := off/PageSize, min(off+n, limit)/PageSize; page < end; page++ {
-			c := &a.chunks[page/chunkPages]
-			c.committed[page%chunkPages/64] |= 1 << (page % 64)
+		for page, end := off/PageSize, min(off+n, limit)/PageSize; page < end; {
+			k := min(end-page, chunkPages-page%chunkPages)
+			a.chunks[page/chunkPages].committed.setSpan(uint32(page%chunkPages), uint32(k))
+			page += k
 		}
 		return true
 	})
 	if err != nil {
 		return err
-	}
-	for i := range a.chunks {
-		c := &a.chunks[i]
-		if c.committed.empty() {
-			continue
-		}
-		err := errors.Join(
-			a.populate(i),
-			p.table.populate(uint32(i)*chunkPages, chunkPages),
-			a.beside.Populate(SideBytes(int64(i)*ChunkSize), SideBytes(ChunkSize)))
-		if err != nil {
-			return err
-		}
-		c.side = true
-		a.update(i)
 	}
 	return a.beside.Data(func(off, n int64) bool {
 		const page = int64(chunkPages * HeaderSize)
@@ -146,6 +177,16 @@ func (p *Pool) survey() error {
 		}
 		return true
 	})
+}
+
+// describe commits what goes with a chunk of which a page is committed: its
+// descriptors and its page of the side array.
+func (p *Pool) describe(i int) error {
+	p.arena.chunks[i].side = true
+	return errors.Join(
+		p.arena.populate(i),
+		p.table.populate(uint32(i)*chunkPages, chunkPages),
+		p.arena.beside.Populate(SideBytes(int64(i)*ChunkSize), SideBytes(ChunkSize)))
 }
 
 // adopt takes an object into the zspage that its place and size name, which is

@@ -16,10 +16,13 @@ var errInjected = errors.New("injected")
 
 // failer fails the k-th call that asks it, k from 1; 0: none.
 type failer struct {
+	mu       sync.Mutex
 	calls, k int
 }
 
 func (f *failer) err() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.calls++; f.calls == f.k {
 		return errInjected
 	}
