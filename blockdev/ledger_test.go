@@ -167,7 +167,6 @@ func TestAdopt(t *testing.T) {
 		t.Fatal(err)
 	}
 	names := []string{"comp_algorithm", "algorithm", "stable", "write_behind", "disksize", "stable_stat", "io_stat"}
-	before := make(map[string]string)
 	shown := func(d *Device) map[string]string {
 		all := make(map[string]string)
 		for _, name := range names {
@@ -177,7 +176,7 @@ func TestAdopt(t *testing.T) {
 		all["limit, max, compacted, since"] = fmt.Sprint(m[3], m[4], m[6])
 		return all
 	}
-	before = shown(d)
+	before := shown(d)
 	if m := strings.Fields(before["limit, max, compacted, since"]); m == nil || !strings.Contains(before["stable_stat"], "audit_one_in 16") {
 		t.Fatalf("%v", before)
 	}
