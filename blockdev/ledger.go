@@ -33,6 +33,10 @@ const (
 	LedgerBytes = ledgerRecords + maxDevices*2*ledgerCopy
 )
 
+// Format numbers everything that this package keeps in shared memory: a binary
+// of another number cannot take over.
+const Format = formatVersion<<16 | ledgerVersion
+
 // Bits of a device's word. The sum fills the upper half; the change number
 // between moves on with every change, even one that changes nothing else.
 const (

@@ -21,7 +21,7 @@ step "go vet"
 go vet ./...
 tests "unit" "${units[@]}"
 tests "race detector" -race "${units[@]}"
-tests "crash points" -tags crashpoints -run Crash ./pool ./blockdev
+tests "crash points" -tags crashpoints -run Crash ./pool ./blockdev ./internal/fusefs
 tests "order of locks, audited promises" -tags invariants -short ./blockdev ./compress ./internal/invariants ./pool ./stable
 if [[ -d test/integration ]]; then
 	step "integration, in a container"

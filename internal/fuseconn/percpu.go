@@ -138,8 +138,10 @@ func (p *PerCPU) Init() error {
 	return nil
 }
 
-// readInit waits for the first message on the mounted file.
+// readInit waits for the first message on the mounted file. An earlier worker
+// may have read it and died before it was saved.
 func (p *PerCPU) readInit() ([]byte, error) {
+	_ = p.Resend() // an old kernel does not know it; then there is no second worker
 	r := p.readers[0].buffers[0]
 	for failures := 0; ; failures++ {
 		n, _, errno := syscall.Syscall(syscall.SYS_READ, p.cfg.Main.Fd(),

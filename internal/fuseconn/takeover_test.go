@@ -56,7 +56,17 @@ func workerMain() error {
 	p, err := NewPerCPU(PerCPUConfig{
 		Config: Config{Handler: h, Tree: tree, MaxBackground: l.MaxBackground(1)},
 		Main:   files[0], Clones: files[1:], CPUs: []int{-1, -1}, Layout: l, Memory: mem,
-		SaveInit: func(b []byte) error { saved = b; return nil },
+		SaveInit: func(b []byte) error {
+			saved = b
+			switch os.Getenv(workerEnv) {
+			case "before":
+				os.Exit(0)
+			case "after":
+				_ = json.NewEncoder(os.Stdout).Encode(order{Resume: saved})
+				os.Exit(0)
+			}
+			return nil
+		},
 	})
 	if err != nil {
 		return err
@@ -141,41 +151,97 @@ func (h *heir) start(o order) (saved []byte) {
 	return o.Resume
 }
 
-// A worker is killed with requests open; one that stood by takes over. What was
-// open is known, comes again and is answered; what is poisoned gets EIO.
-func TestTakeover(t *testing.T) {
+// legacy is what outlives workers: a mount, its files, the buffers.
+type legacy struct {
+	dir    string
+	layout Layout
+	mem    *shm.Region
+	files  []*os.File
+}
+
+func newLegacy(t *testing.T) *legacy {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		t.Skip("no /dev/fuse on this machine")
 	}
-	l := smallLayout()
+	g := &legacy{dir: t.TempDir(), layout: smallLayout()}
 	src := shm.OpenSource()
-	defer src.Close()
-	mem, err := src.Create("buffers", (l.Bytes(workerReaders)+pageSize-1)&^(pageSize-1))
+	var err error
+	if g.mem, err = src.Create("buffers", (g.layout.Bytes(workerReaders)+pageSize-1)&^(pageSize-1)); err != nil {
+		t.Fatal(err)
+	}
+	main, err := Mount(g.dir, MountOptions{MaxRead: g.layout.Payload})
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	main, err := Mount(dir, MountOptions{MaxRead: l.Payload})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH); main.Close() })
-	files := []*os.File{main}
+	g.files = []*os.File{main}
+	t.Cleanup(func() {
+		unix.Unmount(g.dir, unix.MNT_DETACH)
+		for _, f := range g.files {
+			f.Close()
+		}
+		g.mem.Close()
+		src.Close()
+	})
 	for range workerReaders {
 		f, err := Clone(main)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close()
-		files = append(files, f)
+		g.files = append(g.files, f)
 	}
-	files = append(files, mem.File())
-	first := newHeir(t, "hang", files)
+	return g
+}
+
+func (g *legacy) heir(t *testing.T, mode string) *heir {
+	return newHeir(t, mode, append(slices.Clip(g.files), g.mem.File()))
+}
+
+// The first worker dies when it has read INIT, and when it has saved it and not
+// answered: the next one answers, and the mount works.
+func TestTakeoverOfInit(t *testing.T) {
+	for _, when := range []string{"before", "after"} {
+		t.Run(when, func(t *testing.T) {
+			g := newLegacy(t)
+			first := g.heir(t, when)
+			if err := first.in.Encode(order{}); err != nil {
+				t.Fatal(err)
+			}
+			var o order
+			if err := first.out.Decode(&o); (err == nil) != (when == "after") {
+				t.Fatal(err)
+			}
+			first.cmd.Wait()
+			second := g.heir(t, "serve")
+			second.start(o)
+			if st, err := os.Stat(g.dir + "/disk"); err != nil || st.Size() != diskSize {
+				t.Errorf("stat: %v", err)
+			}
+			if err := Unmount(g.dir); err != nil {
+				t.Fatal(err)
+			}
+			var r result
+			if err := second.out.Decode(&r); err != nil {
+				t.Fatal(err)
+			}
+			if r.Negotiated.MaxWrite != 128<<10 || r.Negotiated.Flags&fuse.CAP_ASYNC_DIO == 0 {
+				t.Errorf("%+v", r.Negotiated)
+			}
+		})
+	}
+}
+
+// A worker is killed with requests open; one that stood by takes over. What was
+// open is known, comes again and is answered; what is poisoned gets EIO.
+func TestTakeover(t *testing.T) {
+	g := newLegacy(t)
+	dir, l, mem := g.dir, g.layout, g.mem
+	first := g.heir(t, "hang")
 	saved := first.start(order{})
-	second := newHeir(t, "serve", files)
+	second := g.heir(t, "serve")
 
 	answers := make(chan error, 3)
 	// Not os.OpenFile, which would ask the control thread to poll.
@@ -267,5 +333,4 @@ func TestTakeover(t *testing.T) {
 	if left := InFlight(mem, workerReaders, l); len(left) != 0 {
 		t.Errorf("still open: %v", left)
 	}
-	mem.Close()
 }

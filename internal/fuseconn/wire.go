@@ -60,7 +60,8 @@ const (
 // without asking go-fuse, which would write a line to the log for each.
 func served(opcode uint32) bool {
 	switch opcode {
-	case opLookup, opGetattr, opSetattr, opSymlink, opMknod, opMkdir, opUnlink, opRmdir, opRename,
+	case opInit, // again, if a worker died between saving and answering it
+		opLookup, opGetattr, opSetattr, opSymlink, opMknod, opMkdir, opUnlink, opRmdir, opRename,
 		opLink, opOpen, opRead, opWrite, opStatfs, opRelease, opFsync, opFlush, opOpendir, opReaddir,
 		opReleasedir, opFsyncdir, opAccess, opCreate, opDestroy, opFallocate, opRename2:
 		return true

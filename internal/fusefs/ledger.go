@@ -35,6 +35,10 @@ const (
 	LedgerBytes = ledgerOpAt + ledgerOps*ledgerOp
 )
 
+// Format numbers what this package keeps in shared memory: a binary of another
+// number cannot take over.
+const Format = ledgerVersion
+
 var ledgerMagic = [8]byte{'z', 'r', 'a', 'm', 't', 'r', 'e', 'e'}
 
 // ledger is the shared memory. The zero ledger keeps nothing: the transport
