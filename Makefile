@@ -2,7 +2,7 @@
 
 PREFIX ?= /usr/local
 
-.PHONY: all help build man image demo test bench lint install clean
+.PHONY: all help build man image demo test bench lint install units clean
 
 all: build
 
@@ -33,6 +33,13 @@ lint:            ## gofmt, vet, staticcheck, shellcheck
 install: build     ## the binary and man pages, below PREFIX (/usr/local)
 	install -D -t $(DESTDIR)$(PREFIX)/bin build/zramfs
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 docs/man/*.1
+
+units:           ## the systemd units, below PREFIX
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/zramfs $(DESTDIR)/etc/zramfs
+	install -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system deploy/systemd/*.service deploy/systemd/*.slice
+	sed -i 's,/usr/local/,$(PREFIX)/,' $(DESTDIR)$(PREFIX)/lib/systemd/system/zramfs-*.service
+	install -t $(DESTDIR)$(PREFIX)/lib/zramfs deploy/systemd/zramfs-sleep
+	install -m 644 -t $(DESTDIR)/etc/zramfs deploy/systemd/zram0.conf.example
 
 clean:           ## remove build/
 	rm -rf build

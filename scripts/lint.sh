@@ -25,6 +25,16 @@ go run "$staticcheck" ./...
 go run "$staticcheck" -tags invariants,crashpoints ./...
 step "shellcheck"
 lint_packages
-mapfile -t shells < <(git ls-files 'scripts/*.sh' .ci/run)
+mapfile -t shells < <(git ls-files 'scripts/*.sh' .ci/run deploy/systemd/zramfs-sleep)
 shellcheck -x "${shells[@]}"
+if have systemd-analyze; then
+	step "systemd-analyze verify"
+	units=$(mktemp -d)
+	trap 'rm -rf "$units"' EXIT
+	cp deploy/systemd/*.service deploy/systemd/*.slice "$units"
+	mv "$units/zramfs-swap@.service" "$units/zramfs-swap@zram0.service"
+	# The programs need not be installed for this.
+	sed -i 's,^\(Exec[A-Za-z]*\)=[^ ]*,\1=/bin/true,' "$units"/*.service
+	systemd-analyze verify --man=no "$units"/*
+fi
 say "lint: nothing to say"

@@ -33,6 +33,11 @@ func TestScripts(t *testing.T) {
 				rounds = 5
 			}
 			env.Setenv("ROUNDS", strconv.Itoa(rounds))
+			deploy, err := filepath.Abs("../../deploy")
+			if err != nil {
+				return err
+			}
+			env.Setenv("DEPLOY", deploy)
 			env.Defer(func() { sweep(t, env.WorkDir) })
 			return os.Mkdir(filepath.Join(env.WorkDir, "mp"), 0o755)
 		},
