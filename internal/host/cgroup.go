@@ -47,7 +47,18 @@ func EnterCgroup(name string) error {
 	if err != nil {
 		return fmt.Errorf("enter cgroup: %w", err)
 	}
+	spareCgroup(dir)
 	return nil
+}
+
+// spareCgroup asks systemd to let the cgroup's processes live: through the last
+// kill before the machine goes off, since swapoff may have failed, and when
+// memory is short. These are the marks of SurviveFinalKillSignal and
+// ManagedOOMPreference, which it sets on the cgroups of its own units.
+func spareCgroup(dir string) {
+	for _, mark := range []string{"user.survive_final_kill_signal", "user.oomd_omit"} {
+		_ = unix.Setxattr(dir, mark, []byte("1"), 0) // version 1 and old kernels take none
+	}
 }
 
 // cgroupTries bounds the races lost against LeaveCgroup in other processes.

@@ -376,3 +376,30 @@ func TestPopulate(t *testing.T) {
 		t.Errorf("no mapping of %s in %+v", exe, mappings)
 	}
 }
+
+func TestSpareCgroup(t *testing.T) {
+	mounts, err := Mounts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, ok := cgroupRoots(mounts)[""]
+	if !ok || !Capable(CapSysAdmin) {
+		t.Skip("needs cgroup version 2 and root")
+	}
+	dir := filepath.Join(root, "zramfs-spare-"+strconv.Itoa(os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Skip("needs to make a cgroup: ", err)
+	}
+	defer os.Remove(dir)
+	spareCgroup(dir)
+	for _, mark := range []string{"user.survive_final_kill_signal", "user.oomd_omit"} {
+		value := make([]byte, 8)
+		n, err := unix.Getxattr(dir, mark, value)
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			t.Skip("needs Linux 5.7: ", err)
+		}
+		if err != nil || string(value[:n]) != "1" {
+			t.Errorf("%s: %q, %v", mark, value[:max(n, 0)], err)
+		}
+	}
+}
