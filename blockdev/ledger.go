@@ -80,7 +80,8 @@ func openLedger(mem []byte) (ledger, error) {
 		return l, fmt.Errorf("ledger of devices begins with %q, which is not zramfs's: %w", mem[:8], ErrCorrupt)
 	}
 	if v := le.Uint64(mem[8:]); v != ledgerVersion {
-		return l, fmt.Errorf("ledger of devices has format version %d, this binary reads %d: %w", v, ledgerVersion, ErrUnsupported)
+		return l, fmt.Errorf("ledger of devices has format version %d, this binary reads %d: %w",
+			v, ledgerVersion, ErrUnsupported)
 	}
 	if n := le.Uint64(mem[16:]); n != maxDevices {
 		return l, fmt.Errorf("ledger of devices has room for %d, this binary reads %d: %w", n, maxDevices, ErrUnsupported)
