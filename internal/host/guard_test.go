@@ -298,13 +298,14 @@ func TestWarmLoop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := WarmLoop(loop.Path); !errors.Is(err, unix.EBUSY) {
+	if _, err := WarmLoop(loop.Path, false); !errors.Is(err, unix.EBUSY) {
 		t.Errorf("in use: %v", err)
 	}
 	user.Close()
-	n, err := WarmLoop(loop.Path)
-	if want := 2 * 6 * WarmDepth; n != want || err != nil {
-		t.Errorf("%d requests, %v; want %d", n, err, want)
+	for brief, want := range map[bool]int{true: 2 * WarmDepth, false: 2 * 6 * WarmDepth} {
+		if n, err := WarmLoop(loop.Path, brief); n != want || err != nil {
+			t.Errorf("brief %v: %d requests, %v; want %d", brief, n, err, want)
+		}
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(file, &st); err != nil || st.Blocks != 0 {

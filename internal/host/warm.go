@@ -64,8 +64,9 @@ const (
 // size that swap sends, so that the kernel's side of the way, loop and FUSE,
 // has made the objects and threads it needs before there is no memory for
 // them. What was on the device is lost: it reads as zeros afterwards. In use:
-// EBUSY. It returns how many requests were answered.
-func WarmLoop(path string) (int, error) {
+// EBUSY. It returns how many requests were answered. With several devices,
+// brief will do for all but one: they share most of what is made.
+func WarmLoop(path string, brief bool) (int, error) {
 	dev, err := os.OpenFile(path, os.O_RDWR|os.O_EXCL|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0, fmt.Errorf("warm: %w", err)
@@ -82,10 +83,19 @@ func WarmLoop(path string) (int, error) {
 	}
 	defer func() { _ = unix.Munmap(buf) }() // ours, and whole
 	warmPages(buf[:warmLeast*warmMixed])
+	var context uintptr
+	if _, _, errno := unix.Syscall(unix.SYS_IO_SETUP, WarmDepth, uintptr(unsafe.Pointer(&context)), 0); errno != 0 {
+		return 0, fmt.Errorf("warm: set up asynchronous I/O: %w", errno)
+	}
+	defer func() { _, _, _ = unix.Syscall(unix.SYS_IO_DESTROY, context, 0, 0) }()
+	most := min(int64(warmMost), size)
+	if brief {
+		most = warmLeast
+	}
 	done := 0
-	for bytes := int64(warmLeast); bytes <= min(warmMost, size); bytes *= 2 {
+	for bytes := int64(warmLeast); bytes <= most; bytes *= 2 {
 		for _, op := range []uint16{opWrite, opRead} {
-			n, err := burst(dev, op, buf, bytes, size)
+			n, err := burst(context, dev, op, buf, bytes, size)
 			done += n
 			if err != nil {
 				return done, fmt.Errorf("warm %s: %w", path, err)
@@ -100,12 +110,7 @@ func WarmLoop(path string) (int, error) {
 
 // burst has WarmDepth requests under way at once, spread over the device so
 // that none is merged with its neighbour, and waits for all.
-func burst(dev *os.File, op uint16, buf []byte, bytes, size int64) (int, error) {
-	var context uintptr
-	if _, _, errno := unix.Syscall(unix.SYS_IO_SETUP, WarmDepth, uintptr(unsafe.Pointer(&context)), 0); errno != 0 {
-		return 0, fmt.Errorf("set up asynchronous I/O: %w", errno)
-	}
-	defer func() { _, _, _ = unix.Syscall(unix.SYS_IO_DESTROY, context, 0, 0) }()
+func burst(context uintptr, dev *os.File, op uint16, buf []byte, bytes, size int64) (int, error) {
 	if op == opRead {
 		buf = buf[warmMost:]
 	}

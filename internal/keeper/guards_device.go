@@ -143,11 +143,11 @@ func checkWarm(in *inspection) finding {
 }
 
 func applyWarm(in *inspection, s *guardState) error {
-	for _, path := range in.loops {
+	for i, path := range in.loops {
 		if on, err := swapsOn(path); on || err != nil {
 			return err
 		}
-		n, err := host.WarmLoop(path)
+		n, err := host.WarmLoop(path, i > 0)
 		in.notes.Warmed += n
 		if err != nil {
 			return err

@@ -162,13 +162,23 @@ func (in *inspection) eachLoop(check func(path string) finding) finding {
 	}
 	all := finding{state: GuardPass}
 	var seen []string
+	first, others := map[string]string{}, map[string]int{}
 	for _, path := range in.loops {
 		f := check(path)
 		if severity(f.state) > severity(all.state) {
 			all.state = f.state
 		}
-		if text := path + " " + f.seen; !slices.Contains(seen, text) {
-			seen = append(seen, text)
+		if first[f.seen] == "" {
+			first[f.seen] = path
+			seen = append(seen, f.seen)
+		} else {
+			others[f.seen]++
+		}
+	}
+	for i, text := range seen {
+		seen[i] = first[text] + " " + text
+		if n := others[text]; n > 0 {
+			seen[i] = fmt.Sprintf("%s and %d more %s", first[text], n, text)
 		}
 	}
 	all.seen = strings.Join(seen, "; ")

@@ -249,6 +249,16 @@ func TestEach(t *testing.T) {
 	if f := in.eachLoop(nil); f.state != GuardIdle {
 		t.Errorf("no loop device: %+v", f)
 	}
+	in.loops = []string{"/dev/loop3", "/dev/loop4", "/dev/loop5"}
+	f = in.eachLoop(func(path string) finding {
+		if path == "/dev/loop4" {
+			return fail("0, 1 expected")
+		}
+		return pass("1")
+	})
+	if f.state != GuardFail || f.seen != "/dev/loop3 and 1 more 1; /dev/loop4 0, 1 expected" {
+		t.Errorf("three loop devices: %+v", f)
+	}
 }
 
 // The checks of processes, on this one.
