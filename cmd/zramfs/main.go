@@ -8,7 +8,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -49,7 +48,7 @@ func newRoot() *cobra.Command {
 	})
 	root.AddCommand(
 		mountCommand(), umountCommand(), attachCommand(), detachCommand(), swapOnCommand(), swapOffCommand(),
-		statusCommand(), doctorCommand(), getCommand(), setCommand(), versionCommand(),
+		statusCommand(), doctorCommand(), upgradeCommand(), getCommand(), setCommand(), versionCommand(),
 		keeperCommand(), workerCommand(), manCommand(),
 	)
 	return root
@@ -116,7 +115,7 @@ func versionCommand() *cobra.Command {
 		Short: "print the version",
 		Args:  arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			v := version()
+			v := keeper.Version()
 			if asJSON {
 				return printJSON(cmd, map[string]string{"version": v})
 			}
@@ -126,11 +125,4 @@ func versionCommand() *cobra.Command {
 	}
 	jsonFlag(cmd, &asJSON)
 	return cmd
-}
-
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }

@@ -53,6 +53,16 @@ func mountCommand() *cobra.Command {
 	f.StringVar(&c.Transport, "transport", c.Transport, "connection to the kernel: "+strings.Join(keeper.Transports(), ", "))
 	f.BoolVar(&c.Foreground, "foreground", false, "serve in this process, until it is unmounted or gets SIGINT or SIGTERM")
 	f.BoolVar(&c.AllowOther, "allow-other", false, "let other users see the tree, as its modes allow")
+	f.BoolVar(&c.NoStandby, "no-standby", false, "keep no second worker ready: saves a few MiB, and a worker that dies is "+
+		"replaced some milliseconds later")
+	// For tests.
+	f.BoolVar(&c.Memfd, "memfd", false, "regions on memory files, as without a noswap tmpfs")
+	f.BoolVar(&c.NoResend, "no-resend", false, "as a kernel without FUSE_NOTIFY_RESEND")
+	for _, hidden := range []string{"memfd", "no-resend"} {
+		if err := f.MarkHidden(hidden); err != nil {
+			panic(err) // no such flag
+		}
+	}
 	return cmd
 }
 

@@ -31,6 +31,7 @@ type boot struct {
 	Locked   bool     `json:"locked,omitempty"`  // the keeper's memory
 	Flusher  bool     `json:"flusher,omitempty"` // PR_SET_IO_FLUSHER
 	OOMScore int      `json:"oom_score,omitempty"`
+	Estate   *estate  `json:"estate,omitempty"` // of the keeper before; nil: this one mounts
 
 	file     *os.File
 	reporter *os.File // nil once used
@@ -38,12 +39,19 @@ type boot struct {
 
 // makeBoot writes a boot for a new keeper.
 func makeBoot(c Config) (*os.File, error) {
+	b := boot{Config: c}
+	err := b.create()
+	return b.file, err
+}
+
+// create makes the memory file and writes it.
+func (b *boot) create() error {
 	fd, err := unix.MemfdCreate("zramfs-boot", unix.MFD_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("make boot file: %w", err)
+		return fmt.Errorf("make boot file: %w", err)
 	}
-	b := boot{Config: c, file: os.NewFile(uintptr(fd), "boot")}
-	return b.file, b.save()
+	b.file = os.NewFile(uintptr(fd), "boot")
+	return b.save()
 }
 
 func (b *boot) save() error {
@@ -73,7 +81,7 @@ func readBoot() (boot, error) {
 		return b, &Error{CodeUsage, "keeper is started by zramfs mount, not by hand", err}
 	}
 	b.file = file
-	if !b.Config.Foreground {
+	if !b.Config.Foreground && b.Estate == nil {
 		b.reporter = os.NewFile(reportFD, "report")
 	}
 	return b, nil
@@ -165,8 +173,10 @@ func (b *boot) closeInherited() error {
 
 // sealedSelf copies the running program to a memory file that nobody can
 // change.
-func sealedSelf() (*os.File, error) {
-	exe, err := os.Open("/proc/self/exe")
+func sealedSelf() (*os.File, error) { return sealedCopy("/proc/self/exe") }
+
+func sealedCopy(path string) (*os.File, error) {
+	exe, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("copy program: %w", err)
 	}
@@ -192,12 +202,11 @@ func sealedSelf() (*os.File, error) {
 
 // lockDown is the part of arming that exec would undo.
 func (b *boot) lockDown() {
-	unix.CloseOnExec(bootFD)
-	b.file.Close()
+	unix.CloseOnExec(bootFD) // kept: an upgrade writes it anew
 	if b.reporter != nil {
 		unix.CloseOnExec(reportFD)
 	}
-	nameProcess()
+	nameProcess(nameKeeper)
 	if err := host.Undumpable(); err != nil {
 		b.note("%v", err)
 	}
@@ -215,10 +224,16 @@ func (b *boot) lockDown() {
 	}
 }
 
-// nameProcess undoes the name that exec of a descriptor gives.
-func nameProcess() {
+// What ps calls the processes: exec of a descriptor gives a number.
+const (
+	nameKeeper  = "zramfs-keeper"
+	nameWorker  = "zramfs-worker"
+	nameStandby = "zramfs-standby"
+)
+
+func nameProcess(name string) {
 	// A name is a convenience for ps.
-	_ = os.WriteFile("/proc/self/comm", []byte("zramfs"), 0)
+	_ = os.WriteFile("/proc/self/comm", []byte(name), 0)
 }
 
 // lockProgram keeps every page of the program in memory, also those that have

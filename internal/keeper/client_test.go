@@ -79,7 +79,8 @@ func TestLoopPolicy(t *testing.T) {
 func TestParseDaemon(t *testing.T) {
 	got := parseDaemon("keeper_pid 10\nworker_pid 11\ngeneration 2\ntransport percpu\ntransport_reason may mount\n" +
 		"memory_locked yes\nwarning one thing\nwarning another\nunknown 1\n")
-	want := daemon{10, 11, 2, "percpu", "may mount", true, []string{"one thing", "another"}}
+	want := daemon{Keeper: 10, Worker: 11, Generation: 2, Transport: "percpu", Reason: "may mount", Locked: true,
+		Warnings: []string{"one thing", "another"}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
@@ -98,6 +99,7 @@ func TestStatusOfTree(t *testing.T) {
 		base + "zramfs/stable_stat":    "snapshots 7\n",
 		base + "zramfs/memory_stat":    "pool 4096\n",
 		base + "zramfs/integrity_stat": "corrupt 0\n",
+		base + "zramfs/crash_stat":     "generations 3\nlast_reason signal: killed\n",
 		base + "zramfs/daemon_stat":    "keeper_pid 10\ntransport percpu\n",
 	})
 	s, err := deviceStatus(point, 0)
@@ -108,6 +110,7 @@ func TestStatusOfTree(t *testing.T) {
 		[]host.Swap{{Path: "/dev/loop3", Size: 100, Used: 50, Priority: 9}})
 	if s.Disksize != 1<<30 || s.OrigDataSize != 8192 || s.HugePagesSince != 4 || s.NotifyFree != 4 || s.MissFree != 5 ||
 		s.Streams != 2 || s.Stable != "wait" || s.StableStat["snapshots"] != 7 || s.Keeper != 10 ||
+		s.CrashStat["generations"] != 3 ||
 		!reflect.DeepEqual(s.Loop, []string{"/dev/loop3"}) || s.Swap[0] != (SwapUse{"/dev/loop3", 100, 50, 9}) {
 		t.Errorf("got %+v", s)
 	}

@@ -56,6 +56,11 @@ type Config struct {
 	AllowOther  bool   `json:"allow_other,omitempty"`
 	Foreground  bool   `json:"foreground,omitempty"`
 	Segments    int    `json:"segments,omitempty"` // files that cut zram0, 0: none
+	NoStandby   bool   `json:"no_standby,omitempty"`
+	// For tests: regions that the kernel can swap out, and a kernel that sends
+	// no request again.
+	Memfd    bool `json:"memfd,omitempty"`
+	NoResend bool `json:"no_resend,omitempty"`
 	// Without names guards that are left out, to see what each is worth.
 	Without []string `json:"without,omitempty"`
 }

@@ -30,17 +30,20 @@ func (k *keeper) connect() error {
 	}
 	readers, layout := fuseconn.Plan(cpus, memory)
 	k.held.cpus, k.held.layout = readers, layout
-	for _, region := range []struct {
-		name string
-		size int64
-		keep **os.File
-	}{
-		{"header", headerSize, &k.held.header},
-		{"buffers", roundUp(layout.Bytes(len(readers))), &k.held.buffers},
-	} {
-		if *region.keep, err = k.makeRegion(region.name, region.size); err != nil {
-			return err
-		}
+	page, err := k.source.Create(roleHeader, headerSize)
+	if err != nil {
+		return err
+	}
+	k.held.header = page.File()
+	if k.header, err = makeHeader(page); err != nil {
+		return err
+	}
+	k.header.crash().keeper.Store(int64(os.Getpid()))
+	if k.held.buffers, err = k.makeRegion(roleBuffers, roundUp(layout.Bytes(len(readers)))); err != nil {
+		return err
+	}
+	if err := k.lockHeld(); err != nil {
+		return err
 	}
 	mounted, err := fuseconn.Mount(k.boot.Config.Mountpoint, fuseconn.MountOptions{
 		AllowOther: k.boot.Config.AllowOther, MaxRead: layout.Payload,

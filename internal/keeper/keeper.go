@@ -1,14 +1,20 @@
-// Package keeper is the life of the processes: it arms, starts, watches and
-// stops them.
+// Package keeper is the life of the processes: it arms, starts, watches,
+// replaces and stops them.
 //
 // `zramfs mount` (Start) starts the keeper and returns when the disk can be
 // used. The keeper holds what must survive a worker: the mount, the files of
-// /dev/fuse, the regions with every stored page. The worker serves. They talk
-// over one socket; its end tells each that the other is gone.
+// /dev/fuse, the regions with every stored page. The worker serves. A standby
+// has mapped everything, too, and waits. Each talks with the keeper over a
+// socket of its own; its end tells both that the other is gone.
 //
-// The keeper's state belongs to one goroutine (keeper.run); everything else
-// sends to it. There are no locks. It never touches data, never reads a
-// request, and no process of ours outlives its mount.
+// A worker that dies is replaced by the standby; an upgrade kills the worker
+// when a standby of another program is ready; and when the keeper dies, the
+// worker starts a new one, which replaces that worker by a child of its own.
+// It is the same replacement each time (replace.go).
+//
+// The keeper's state belongs to one goroutine (keeper.loop); everything else
+// sends to it, or runs on it by keeper.do. There are no locks. It never touches
+// data, never reads a request, and no process of ours outlives its mount.
 //
 // The other half of the package is what commands do to a mount that is there:
 // find it, read its attributes, attach it, swap on it, end it.
@@ -17,6 +23,7 @@ package keeper
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -43,16 +50,42 @@ const (
 )
 
 // keeper is the state of the keeper's process. All fields belong to the
-// goroutine that runs it.
+// goroutine that runs loop.
 type keeper struct {
-	boot    boot
-	log     *os.File // kernel log or stderr; nil: nowhere to say anything
-	point   *os.File // the directory under the mount, locked against a second mount
-	dev     string   // device of our mount, major:minor; "" while there is none
-	source  *shm.Source
-	held    held
-	worker  *process
-	signals chan os.Signal
+	boot   boot
+	log    *os.File // kernel log or stderr; nil: nowhere to say anything
+	dev    string   // device of our mount, major:minor; "" while there is none
+	held   held
+	source *shm.Source
+	header header // void if the worker mounts
+
+	generation int
+	resend     bool                  // the kernel sends again what a dead worker had
+	worker     *process              // serves, or is to serve next; nil: none yet
+	standby    *process              // nil: none now
+	trial      *trial                // of another program; nil: none
+	program    *os.File              // what workers run; nil: what this process runs
+	moving     bool                  // the worker is to be replaced by the standby, when that is ready
+	processes  map[*process]struct{} // all that were not seen gone
+	failures   int                   // workers in a row that never served, or died by a fault at once
+	due        due
+	clock      *time.Timer
+	locker     locker // of memory that the kernel could swap out
+
+	events   chan event
+	signals  chan os.Signal
+	calls    chan func()
+	listener *net.UnixListener // nil: nobody can ask anything
+	finished bool
+	result   error         // of finish
+	ended    chan struct{} // closed after the last call
+}
+
+// due says when something is to be done; zero is never.
+type due struct {
+	replace time.Time // start the next worker
+	served  time.Time // the worker has come to serve, or is stuck
+	standby time.Time // make a standby
 }
 
 // RunKeeper is the hidden command: the keeper's process from its first
@@ -67,46 +100,82 @@ func RunKeeper() error {
 		b.report(err)
 		return err
 	}
-	k := &keeper{boot: b}
+	k := &keeper{
+		boot:      b,
+		processes: make(map[*process]struct{}),
+		clock:     time.NewTimer(time.Hour),
+		events:    make(chan event),
+		signals:   make(chan os.Signal, 4),
+		calls:     make(chan func()),
+		ended:     make(chan struct{}),
+	}
+	if b.Estate != nil {
+		if err := k.inherit(b.Estate); err != nil {
+			k.say("%v", err)
+			return err
+		}
+		return k.live(nil)
+	}
 	err = k.start()
 	reported := k.boot.report(err)
 	if err == nil && reported != nil {
 		// Whoever asked for this mount was stopped while waiting for it.
-		err = fmt.Errorf("the mount command is gone: %w", reported)
 		k.unmount(false)
-	} else if err == nil {
-		err = k.run()
+		err = fmt.Errorf("the mount command is gone: %w", reported)
+	}
+	return k.live(err)
+}
+
+// live watches over a mount that serves until it ends, and leaves nothing
+// behind. With an error it ends at once.
+func (k *keeper) live(err error) error {
+	if err == nil {
+		k.listen()
+		err = k.loop(func() bool { return false })
 	}
 	return errors.Join(err, k.end())
 }
 
-// start does everything up to the moment when the disk serves.
-func (k *keeper) start() error {
+// prepare is what every keeper does first.
+func (k *keeper) prepare() {
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(keeperHeap)
 	unix.Umask(0o077)
-	k.signals = make(chan os.Signal, 4)
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	signal.Notify(k.signals, syscall.SIGTERM, syscall.SIGINT)
 	k.openLog()
 	k.boot.lockDown()
+}
 
+// start does everything up to the moment when the disk serves.
+func (k *keeper) start() error {
+	k.prepare()
 	if err := k.lockPoint(); err != nil {
 		return err
 	}
-	k.source = shm.OpenSource()
-	if !k.source.NoSwap() {
-		k.boot.note("regions are memfds: stored pages can be swapped out while no worker holds them locked")
-	}
+	k.openSource()
 	if err := k.connect(); err != nil {
 		return err
 	}
-	worker, err := k.startWorker(1)
+	worker, err := k.startWorker(nil)
 	if err != nil {
 		return err
 	}
 	k.worker = worker
-	return k.awaitReady()
+	return k.loop(func() bool { return worker.served })
+}
+
+// openSource chooses where regions are made.
+func (k *keeper) openSource() {
+	if k.boot.Config.Memfd {
+		k.source = shm.AdoptSource(nil)
+	} else {
+		k.source = shm.OpenSource()
+	}
+	k.held.source = k.source.File()
+	if !k.source.NoSwap() && !k.boot.Locked {
+		k.boot.note("regions are memfds, and memory may not be locked: stored pages can be swapped out")
+	}
 }
 
 // lockPoint makes sure that no other keeper mounts here at the same time, and
@@ -122,7 +191,7 @@ func (k *keeper) lockPoint() error {
 	}
 	for range lockTries {
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			k.point = f
+			k.held.point = f
 			return nil
 		}
 		if deviceOf(dir) != "" {
@@ -134,63 +203,61 @@ func (k *keeper) lockPoint() error {
 	return alreadyMounted(dir)
 }
 
-// awaitReady waits for the worker's first word. A signal meanwhile means that
-// the mount is no longer wanted.
-func (k *keeper) awaitReady() error {
-	for {
+// loop is the keeper's goroutine: it does what comes until the mount ends, or
+// until is true. The error says why it ended if nobody asked for that.
+func (k *keeper) loop(until func() bool) error {
+	for !k.finished && !until() {
+		k.setClock()
 		select {
-		case in, open := <-k.worker.messages:
-			switch {
-			case !open: // after its last message
-				<-k.worker.gone
-				return Errorf(CodeFailure, "the worker ended before it could serve: %s", k.worker.reason())
-			case in.Kind == msgReady:
-				k.dev = deviceOf(k.boot.Config.Mountpoint)
-				k.boot.Notes = append(k.boot.Notes, in.Notes...)
-				return nil
-			case in.Kind == msgFailed:
-				if line := k.worker.firstLine(); !strings.Contains(line, in.Failed.Text) && line != "" {
-					in.Failed.Text += ": " + line // what fusermount3 said
-				}
-				return in.Failed.error()
-			default:
-				k.held.take(in)
-			}
+		case e := <-k.events:
+			k.handle(e)
 		case sig := <-k.signals:
-			return Errorf(CodeFailure, "stopped by %s before it could serve", sig)
+			k.terminate(sig)
+		case f := <-k.calls:
+			f()
+		case <-k.clock.C:
+			k.tick(time.Now())
 		}
+	}
+	return k.result
+}
+
+// finish ends the loop. nil: it was asked for.
+func (k *keeper) finish(err error) {
+	if k.finished {
+		return
+	}
+	k.finished, k.result = true, err
+	if err != nil && k.generation > 0 {
+		k.say("%v", err)
 	}
 }
 
-// run watches over a mount that serves, until it ends. The error says why it
-// ended if nobody asked for that.
-func (k *keeper) run() error {
-	for {
-		select {
-		case in, open := <-k.worker.messages:
-			if open {
-				k.held.take(in)
-				continue
-			}
-			<-k.worker.gone
-			if k.worker.clean() {
-				return nil // unmounted by someone else
-			}
-			err := Errorf(CodeFailure, "worker %d ended (%s): the mount on %s ends with it",
-				k.worker.pid(), k.worker.reason(), k.boot.Config.Mountpoint)
-			k.say("%v", err)
-			return err
-		case sig := <-k.signals:
-			if k.unmount(false) {
-				return nil
-			}
-			err := unmountUnused(k.boot.Config.Mountpoint, k.worker.pid())
-			if err == nil {
-				return nil
-			}
-			k.say("%s: %v; it goes on serving", sig, err)
-		}
+// terminate ends the mount if nobody uses it.
+func (k *keeper) terminate(sig os.Signal) {
+	if k.worker == nil || !k.worker.served && k.generation <= 1 {
+		k.finish(Errorf(CodeFailure, "stopped by %s before it could serve", sig))
+		return
 	}
+	if k.unmount(false) {
+		k.finish(nil)
+		return
+	}
+	err := unmountUnused(k.boot.Config.Mountpoint, k.pids()...)
+	if err == nil {
+		k.finish(nil)
+		return
+	}
+	k.say("%s: %v; it goes on serving", sig, err)
+}
+
+// pids are the workers' process numbers.
+func (k *keeper) pids() []int {
+	var pids []int
+	for p := range k.processes {
+		pids = append(pids, p.pid)
+	}
+	return pids
 }
 
 // unmount takes our mount away, and says whether it is gone.
@@ -211,23 +278,60 @@ func (k *keeper) end() error {
 	if k.dev == "" && k.held.fuse != nil {
 		k.dev = deviceOf(k.boot.Config.Mountpoint)
 	}
-	k.held.close() // the last files of a connection that still has users: it ends with errors, not a hang
+	for p := range k.processes {
+		if p != k.worker {
+			p.signal(unix.SIGKILL) // it holds copies of the files, and nothing to finish
+		}
+	}
+	point := k.held.point
+	k.held.point, k.held.source = nil, nil // closed below
+	k.held.close()                         // the last files of a connection that still has users: it ends with errors, not a hang
 	var err error
 	if k.dev != "" && deviceOf(k.boot.Config.Mountpoint) == k.dev {
 		err = host.ReleaseLoops(k.boot.Config.Mountpoint)
 	}
 	k.unmount(true)
-	if k.worker != nil {
-		err = errors.Join(err, k.worker.stop(drainTime))
+	err = errors.Join(err, k.stopAll())
+	close(k.ended)
+	if k.listener != nil {
+		err = errors.Join(err, k.listener.Close())
 	}
 	if k.source != nil {
 		err = errors.Join(err, k.source.Close())
 	}
-	if k.point != nil {
-		err = errors.Join(err, k.point.Close())
+	if point != nil {
+		err = errors.Join(err, point.Close()) // and with it the lock: the next mount may come
 	}
 	if k.boot.InCgroup {
 		err = errors.Join(err, host.LeaveCgroup(cgroupName))
+	}
+	return err
+}
+
+// stopAll ends all workers. The one that serves is asked first, and killed
+// when it has not ended in time.
+func (k *keeper) stopAll() error {
+	if k.worker != nil {
+		_ = k.worker.control.send(message{Kind: msgStop}) // it may be gone
+	}
+	var err error
+	patience := time.After(drainTime)
+	for len(k.processes) > 0 {
+		select {
+		case e := <-k.events:
+			closeAll(e.files)
+			if e.gone {
+				delete(k.processes, e.p)
+				e.p.close()
+			}
+		case f := <-k.calls:
+			f() // whoever asks for something now finds the mount finished
+		case <-patience:
+			for p := range k.processes {
+				err = errors.Join(err, fmt.Errorf("worker %d did not end within %s: killed", p.pid, drainTime))
+				p.signal(unix.SIGKILL)
+			}
+		}
 	}
 	return err
 }

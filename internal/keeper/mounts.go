@@ -22,18 +22,26 @@ func Find(path string) (host.Mount, error) {
 	if err != nil {
 		return host.Mount{}, &Error{CodeNotMounted, path, err}
 	}
-	candidates := []string{abs}
-	// A dead mount cannot be resolved, but its parent can.
-	if dir, err := filepath.EvalSymlinks(filepath.Dir(abs)); err == nil {
-		candidates = append(candidates, filepath.Join(dir, filepath.Base(abs)))
-	}
-	if resolved, err := filepath.EvalSymlinks(abs); err == nil {
-		candidates = append(candidates, resolved)
-	}
-	if !strings.Contains(path, "/") {
-		candidates = append(candidates, filepath.Join(RunDir, path))
-	}
-	for _, point := range candidates {
+	// The mount itself is looked at last: one whose worker is just being
+	// replaced lets whoever looks wait.
+	for _, candidate := range []func() (string, error){
+		func() (string, error) { return abs, nil },
+		func() (string, error) { // a dead mount cannot be resolved, but its parent can
+			dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
+			return filepath.Join(dir, filepath.Base(abs)), err
+		},
+		func() (string, error) {
+			if strings.Contains(path, "/") {
+				return "", fs.ErrNotExist
+			}
+			return filepath.Join(RunDir, path), nil
+		},
+		func() (string, error) { return filepath.EvalSymlinks(abs) },
+	} {
+		point, err := candidate()
+		if err != nil {
+			continue
+		}
 		m, ok, err := host.MountAt(point)
 		if err != nil {
 			return host.Mount{}, err
@@ -66,15 +74,16 @@ const (
 	umountPause = 50 * time.Millisecond
 )
 
-// Umount ends a mount and waits until keeper and worker are gone. In use:
+// Umount ends a mount and waits until its processes are gone. In use:
 // CodeBusy, naming who holds it, and it goes on serving. A mount whose daemon
-// is gone is cleared away.
+// is gone is cleared away. It asks the keeper, and no worker, which may just
+// be being replaced.
 func Umount(path string) error {
 	m, err := Find(path)
 	if err != nil {
 		return err
 	}
-	daemon, err := readDaemon(m.Point)
+	daemon, err := processesOf(m.Point)
 	if isDead(err) {
 		return errors.Join(host.ReleaseLoops(m.Point), host.Unmount(m.Point, true))
 	}
@@ -83,7 +92,7 @@ func Umount(path string) error {
 	}
 	// Watched before the mount goes: a process number alone may be reused.
 	var watches []*os.File
-	for _, pid := range []int{daemon.Worker, daemon.Keeper} {
+	for _, pid := range daemon.Pids() {
 		watch, err := host.Watch(pid)
 		if err != nil {
 			return err
@@ -93,16 +102,27 @@ func Umount(path string) error {
 			watches = append(watches, watch)
 		}
 	}
-	if err := unmountUnused(m.Point, daemon.Keeper, daemon.Worker); err != nil {
+	if err := unmountUnused(m.Point, daemon.Pids()...); err != nil {
 		return err
 	}
+	_ = askUnmounted(m) // a keeper learns it from its worker, unless that is stopped or not there
 	for _, watch := range watches {
 		if !host.Gone(watch, int(2*drainTime/time.Millisecond)) {
-			return Errorf(CodeFailure, "%s is unmounted, but its daemon (keeper %d, worker %d) has not ended",
-				m.Point, daemon.Keeper, daemon.Worker)
+			return Errorf(CodeFailure, "%s is unmounted, but its daemon (processes %d) has not ended", m.Point, daemon.Pids())
 		}
 	}
 	return nil
+}
+
+// processesOf asks the keeper of a mount who there is, or, where it cannot be
+// asked, as from another network namespace, the worker.
+func processesOf(point string) (Processes, error) {
+	p, err := askProcesses(point)
+	if !errors.Is(err, errNoKeeper) {
+		return p, err
+	}
+	d, err := readDaemon(point)
+	return Processes{Keeper: d.Keeper, Worker: d.Worker, Standby: d.Standby, Generation: d.Generation}, err
 }
 
 // unmountUnused unmounts unless somebody holds it: who is found in two looks in
@@ -134,10 +154,11 @@ func isDead(err error) bool {
 
 // daemon is what daemon_stat says.
 type daemon struct {
-	Keeper, Worker, Generation int
-	Transport, Reason          string
-	Locked                     bool
-	Warnings                   []string
+	Keeper, Worker, Standby, Generation int
+	Transport, Reason, Version          string
+	Locked, Resend                      bool
+	Crash                               string // what one would mean
+	Warnings                            []string
 }
 
 // readDaemon reads daemon_stat of a mount, from its lowest device.
@@ -174,6 +195,14 @@ func parseDaemon(text string) daemon {
 			d.Reason = value
 		case keyLocked:
 			d.Locked = value == "yes"
+		case keyStandby:
+			d.Standby = number
+		case keyVersion:
+			d.Version = value
+		case keyResend:
+			d.Resend = value == "yes"
+		case keyCrash:
+			d.Crash = value
 		case keyWarning:
 			d.Warnings = append(d.Warnings, value)
 		}

@@ -6,66 +6,96 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
+	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/zramfs/zramfs/internal/fuseconn"
+	"github.com/zramfs/zramfs/internal/host"
 )
 
-// incoming is a message with the descriptor that came along, nil if none.
-type incoming struct {
-	message
-	file *os.File
+// event is what a worker said, or its end, which is its last.
+type event struct {
+	p      *process
+	m      message
+	files  []*os.File // came along; the receiver's
+	gone   bool       // it has ended and is reaped
+	paused bool       // its listener stopped, as it was asked to
 }
 
-// process is one generation of worker, as the keeper sees it.
+// stage is how far a worker has come.
+type stage int
+
+const (
+	started    stage = iota
+	configured       // it said hello and was given everything
+	prepared         // it has mapped everything and waits
+	going            // it was told to serve
+	serving
+)
+
+// process is a worker, as the keeper sees it. The fields below the line belong
+// to the keeper's goroutine.
 type process struct {
-	cmd      *exec.Cmd     // immutable
-	control  *control      // immutable
-	words    *os.File      // memory file: what it wrote to stderr; immutable
-	messages chan incoming // closed at the socket's end: the process ends, or has ended
-	gone     chan struct{} // closed when it is reaped
-	status   error         // of Wait; valid after gone
+	pid     int
+	pidfd   *os.File
+	control *control
+	words   *os.File // memory file: what it wrote to stderr; nil: a worker of a dead keeper
+	status  death    // valid once it is gone
+
+	over chan struct{} // closed when it is seen gone
+
+	// ----
+	stage    stage
+	served   bool      // it once came to stage serving
+	went     time.Time // when it was told to serve
+	failed   error     // what it said was wrong
+	hello    hello     // from stage configured on
+	checked  bool      // it has looked at what it took over; failed if that was not sound
+	killed   string    // why we killed it; "": we did not
+	killedAt int64     // and when, CLOCK_MONOTONIC
+	paused   bool      // nobody listens
 }
 
-// assignment is everything a worker is told at its start.
+// death is how a process ended.
+type death struct {
+	clean bool   // status 0
+	fault bool   // of its own doing: a signal for a fault, or a panic
+	text  string // its status, and what it said
+	line  string // what it said first
+}
+
+// assignment is everything that a worker is told at its start.
 type assignment struct {
-	Config      Config          `json:"config"`
-	Generation  int             `json:"generation"`
-	KeeperPID   int             `json:"keeper_pid"`
-	Notes       []string        `json:"notes,omitempty"`
-	Locked      bool            `json:"locked"`
-	Flusher     bool            `json:"flusher"`
-	OOMScore    int             `json:"oom_score"`
-	CPUs        []int           `json:"cpus,omitempty"`  // where readers run; none: the worker mounts
-	Layout      fuseconn.Layout `json:"layout,omitzero"` // of the request buffers
-	Descriptors []descriptor    `json:"descriptors"`     // inherited ones, from firstFD on
+	Config   Config          `json:"config"`
+	Device   string          `json:"device,omitempty"` // of the mount; "" when the worker mounts
+	Notes    []string        `json:"notes,omitempty"`
+	InCgroup bool            `json:"in_cgroup,omitempty"`
+	Locked   bool            `json:"locked"`
+	Flusher  bool            `json:"flusher"`
+	OOMScore int             `json:"oom_score"`
+	CPUs     []int           `json:"cpus,omitempty"`  // where readers run; none: the worker mounts
+	Layout   fuseconn.Layout `json:"layout,omitzero"` // of the request buffers
+	Roles    []string        `json:"roles"`           // of the descriptors that come along
+	Regions  int             `json:"regions"`         // that follow, each in a message
+	Serving  int             `json:"serving"`         // process number of who serves meanwhile; 0: nobody
 }
 
-// Roles of inherited descriptors.
-const (
-	roleSource  = "source"  // tmpfs that regions are made on
-	roleFuse    = "fuse"    // a file of /dev/fuse: the first carried the mount, then a clone per reader
-	roleHeader  = "header"  // region: saved INIT
-	roleBuffers = "buffers" // region: request buffers
-	roleRegion  = "region"  // region of a device, made by an earlier worker
-)
-
-type descriptor struct {
-	Role string `json:"role"`
-	Name string `json:"name,omitempty"`
+// order tells a worker to serve.
+type order struct {
+	Generation int  `json:"generation"`
+	Resume     bool `json:"resume"` // another worker served before it
+	Fault      bool `json:"fault"`  // and died by a fault
+	Verify     bool `json:"verify"` // say whether what it took over is sound
 }
 
-const (
-	controlFD = 3 // of a worker
-	firstFD   = 4 // of the descriptors that its assignment lists
-)
+const controlFD = 3 // of a worker
 
-// startWorker starts a generation of worker and gives it all that is held.
-func (k *keeper) startWorker(generation int) (*process, error) {
+// spawn starts a worker. program is what it runs, nil for what this process
+// runs.
+func spawn(program *os.File, point string) (*process, error) {
 	ctl, theirs, err := controlPair()
 	if err != nil {
 		return nil, err
@@ -76,85 +106,107 @@ func (k *keeper) startWorker(generation int) (*process, error) {
 		ctl.close()
 		return nil, fmt.Errorf("start worker: %w", err)
 	}
-	names, files := k.held.list()
-	if tmpfs := k.source.File(); tmpfs != nil {
-		names, files = append(names, descriptor{Role: roleSource}), append(files, tmpfs)
-	}
 	p := &process{
-		control:  ctl,
-		words:    os.NewFile(uintptr(fd), "words"),
-		messages: make(chan incoming),
-		gone:     make(chan struct{}),
+		control: ctl,
+		words:   os.NewFile(uintptr(fd), "words"),
+		over:    make(chan struct{}),
 	}
-	p.cmd = exec.Command("/proc/self/exe", "worker", k.boot.Config.Mountpoint)
-	p.cmd.Args[0] = "zramfs"
-	p.cmd.Dir = "/"
-	p.cmd.Stderr = p.words
-	p.cmd.ExtraFiles = append([]*os.File{theirs}, files...)
-	// A session of its own: the terminal's Ctrl-C is for the keeper, which
-	// decides whether the mount can end.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := p.cmd.Start(); err != nil {
+	path := "/proc/self/exe"
+	if program != nil {
+		path = fmt.Sprintf("/proc/self/fd/%d", program.Fd())
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err == nil {
+		defer null.Close()
+		// A session of its own: the terminal's Ctrl-C is for the keeper, which
+		// decides whether the mount can end.
+		p.pid, err = syscall.ForkExec(path, []string{"zramfs", "worker", point}, &syscall.ProcAttr{
+			Dir:   "/",
+			Env:   os.Environ(),
+			Files: []uintptr{null.Fd(), null.Fd(), p.words.Fd(), theirs.Fd()},
+			Sys:   &syscall.SysProcAttr{Setsid: true},
+		})
+	}
+	if err == nil {
+		if p.pidfd, err = host.Watch(p.pid); err != nil {
+			_ = unix.Kill(p.pid, unix.SIGKILL) // not reaped yet, so it is ours
+			_, _ = unix.Wait4(p.pid, nil, 0, nil)
+		}
+	}
+	if err != nil {
 		ctl.close()
 		p.words.Close()
 		return nil, fmt.Errorf("start worker: %w", err)
 	}
-	go p.listen()
-	go p.reap()
-	err = ctl.send(message{Kind: msgConfig, Worker: &assignment{
-		Config:      k.boot.Config,
-		Generation:  generation,
-		KeeperPID:   os.Getpid(),
-		Notes:       k.boot.Notes,
-		Locked:      k.boot.Locked,
-		Flusher:     k.boot.Flusher,
-		OOMScore:    k.boot.OOMScore,
-		CPUs:        k.held.cpus,
-		Layout:      k.held.layout,
-		Descriptors: names,
-	}}, nil)
-	if err != nil && !errors.Is(err, unix.EPIPE) { // EPIPE: it died already; its reason is worth more
-		return nil, errors.Join(err, p.stop(0))
-	}
 	return p, nil
 }
 
-func (p *process) listen() {
-	defer close(p.messages)
+// listen hands on what the process says until it has ended.
+func (p *process) listen(events chan<- event) {
 	for {
-		m, f, err := p.control.receive()
-		if err != nil {
-			return // its death is told by reap
+		m, files, err := p.control.receive()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			events <- event{p: p, paused: true}
+			return
 		}
-		p.messages <- incoming{m, f}
+		if err != nil {
+			break
+		}
+		events <- event{p: p, m: m, files: files}
 	}
+	// It ends, or has. Who only closed the socket cannot be spoken to any more.
+	if !host.Gone(p.pidfd, int(drainTime/time.Millisecond)) {
+		p.signal(unix.SIGKILL)
+		host.Gone(p.pidfd, -1)
+	}
+	p.status = p.reap()
+	events <- event{p: p, gone: true}
 }
 
-func (p *process) reap() {
-	p.status = p.cmd.Wait()
-	close(p.gone)
+// reap collects how a process that has ended did so.
+func (p *process) reap() death {
+	var status unix.WaitStatus
+	err := unix.EINTR
+	for errors.Is(err, unix.EINTR) {
+		_, e := unix.Wait4(p.pid, &status, 0, nil)
+		errno, _ := e.(unix.Errno)
+		err = errno
+	}
+	line := p.firstLine()
+	d := death{line: line}
+	switch {
+	case err != 0: // the child of a keeper that is dead
+		d.text = "how is not known"
+	case status.Signaled():
+		d.text = "signal: " + status.Signal().String()
+		switch status.Signal() {
+		case unix.SIGSEGV, unix.SIGBUS, unix.SIGILL, unix.SIGABRT:
+			d.fault = true
+		}
+	default:
+		d.text = fmt.Sprintf("exit status %d", status.ExitStatus())
+		d.clean = status.ExitStatus() == 0
+		// What the runtime does at a panic, and at a signal for a fault. Our own
+		// words begin otherwise.
+		d.fault = status.ExitStatus() == 2 && line != "" && !strings.HasPrefix(line, "zramfs: ")
+	}
+	if line != "" {
+		d.text += ": " + line
+	}
+	return d
 }
 
-func (p *process) pid() int { return p.cmd.Process.Pid }
-
-// clean says whether a process that is gone ended as it should.
-func (p *process) clean() bool { return p.status == nil }
-
-// reason says how a process that is gone ended: its status, and what it said.
-func (p *process) reason() string {
-	status := "exit status 0"
-	if p.status != nil {
-		status = p.status.Error()
-	}
-	if line := p.firstLine(); line != "" {
-		status += ": " + line
-	}
-	return status
+// signal sends a signal; it may be gone.
+func (p *process) signal(sig unix.Signal) {
+	_ = unix.PidfdSendSignal(int(p.pidfd.Fd()), sig, nil, 0)
 }
 
 // firstLine is the first line on the process's stderr, which is where the
 // runtime puts a panic, and fusermount3 its reasons; "" if there is none.
 func (p *process) firstLine() string {
+	if p.words == nil {
+		return ""
+	}
 	text := make([]byte, 512)
 	n, err := p.words.ReadAt(text, 0)
 	if err != nil && err != io.EOF {
@@ -164,26 +216,11 @@ func (p *process) firstLine() string {
 	return string(line)
 }
 
-// stop ends a process whose mount is gone: it is asked first, and killed when
-// it has not ended in time.
-func (p *process) stop(patience time.Duration) error {
-	go func() { // what it still says has no reader any more
-		for in := range p.messages {
-			if in.file != nil {
-				in.file.Close()
-			}
-		}
-	}()
-	_ = p.control.send(message{Kind: msgStop}, nil) // it may be gone
-	var err error
-	select {
-	case <-p.gone:
-	case <-time.After(patience):
-		err = fmt.Errorf("worker %d did not end within %s: killed", p.pid(), patience)
-		_ = p.cmd.Process.Kill() // it may have ended just now
-		<-p.gone
-	}
+// close lets go of a process that is gone.
+func (p *process) close() {
 	p.control.close()
-	p.words.Close()
-	return err
+	p.pidfd.Close()
+	if p.words != nil {
+		p.words.Close()
+	}
 }

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -30,7 +33,7 @@ func TestDescriptorSurvivesItsSender(t *testing.T) {
 	defer keeperEnd.close()
 	source := shm.OpenSource()
 	defer source.Close()
-	w := &worker{control: workerEnd, source: source}
+	w := &worker{control: workerEnd, source: source, regions: map[string]*shm.Region{}}
 	r, err := w.Create("zram0", 8192)
 	if err != nil {
 		t.Fatal(err)
@@ -41,19 +44,15 @@ func TestDescriptorSurvivesItsSender(t *testing.T) {
 	}
 	workerEnd.close()
 
-	m, f, err := keeperEnd.receive()
-	if err != nil || f == nil || m.Kind != msgRegion || m.Name != "zram0" {
-		t.Fatalf("got %+v, %v, %v", m, f, err)
+	m, files, err := keeperEnd.receive()
+	if err != nil || len(files) != 1 || m.Kind != msgRegion || m.Name != "zram0" {
+		t.Fatalf("got %+v, %v, %v", m, files, err)
 	}
 	var h held
-	h.take(incoming{m, f})
+	h.put(m.Name, files[0])
 	defer h.close()
-	names, files := h.list()
-	if len(files) != 1 || names[0] != (descriptor{roleRegion, "zram0"}) {
-		t.Fatalf("holds %v", names)
-	}
 	text := make([]byte, 4)
-	if _, err := files[0].ReadAt(text, 4096); err != nil || string(text) != "kept" {
+	if _, err := h.regions["zram0"].ReadAt(text, 4096); err != nil || string(text) != "kept" {
 		t.Errorf("region holds %q, %v", text, err)
 	}
 	if _, _, err := keeperEnd.receive(); !errors.Is(err, io.EOF) {
@@ -61,36 +60,69 @@ func TestDescriptorSurvivesItsSender(t *testing.T) {
 	}
 }
 
-func TestHeldDrops(t *testing.T) {
+// What a process said before it died is heard, even when something that was
+// sent to it was never read.
+func TestLastWords(t *testing.T) {
 	keeperEnd, workerEnd := pair(t)
 	defer keeperEnd.close()
-	defer workerEnd.close()
-	w := &worker{control: workerEnd, source: shm.AdoptSource(nil)}
+	if err := keeperEnd.send(message{Kind: msgStop}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"zram0", "zram1"} {
+		if err := workerEnd.send(message{Kind: msgDrop, Name: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	workerEnd.close()
+	for _, name := range []string{"zram0", "zram1"} {
+		if m, _, err := keeperEnd.receive(); err != nil || m.Name != name {
+			t.Errorf("got %+v, %v, want %s", m, err, name)
+		}
+	}
+	if _, _, err := keeperEnd.receive(); !errors.Is(err, io.EOF) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+func TestHeld(t *testing.T) {
+	file := func() *os.File {
+		f, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
 	var h held
-	for range 2 { // a device that is reset and set up again has the same name
-		r, err := w.Create("zram0", 4096)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Close()
-		m, f, err := keeperEnd.receive()
-		if err != nil {
-			t.Fatal(err)
-		}
-		h.take(incoming{m, f})
-		if _, files := h.list(); len(files) != 1 {
-			t.Errorf("holds %d regions", len(files))
+	h.put("zram0", file())
+	first := h.regions["zram0"]
+	h.put("zram0", file()) // a device that is reset and set up again has the same name
+	h.drop("zram0")
+	h.drop("never")
+	if _, err := first.Stat(); !errors.Is(err, os.ErrClosed) || len(h.regions) != 0 {
+		t.Errorf("a region in the place of which another came is still open: %v", err)
+	}
+	h = held{point: file(), header: file(), buffers: file(), fuse: []*os.File{file(), file()}, cpus: []int{0}}
+	defer h.close()
+	roles, files := h.base()
+	again := held{cpus: h.cpus}
+	if err := again.take(roles, files); err != nil {
+		t.Fatal(err)
+	}
+	if again.point != h.point || again.header != h.header || again.buffers != h.buffers || len(again.fuse) != 2 {
+		t.Errorf("%+v became %+v", h, again)
+	}
+	for _, missing := range []func() error{
+		func() error { return (&held{cpus: h.cpus}).take(roles, files[1:]) },
+		func() error { return (&held{cpus: h.cpus}).take(roles[:4], files[:4]) }, // a reader's file
+		func() error { return (&held{cpus: h.cpus}).take(roles[2:], files[2:]) }, // the header
+	} {
+		if err := missing(); err == nil || !strings.Contains(err.Error(), "missing") {
+			t.Errorf("with descriptors missing: %v", err)
 		}
 	}
-	file := h.regions["zram0"]
-	h.take(incoming{message{Kind: msgDrop, Name: "zram0"}, nil})
-	if _, files := h.list(); len(files) != 0 {
-		t.Errorf("still holds %d regions", len(files))
+	if err := (&held{}).take([]string{"hat"}, files[:1]); err == nil {
+		t.Error("an unknown role was taken")
 	}
-	if _, err := file.Stat(); !errors.Is(err, os.ErrClosed) {
-		t.Errorf("dropped region is still open: %v", err)
-	}
-	h.take(incoming{message{Kind: msgDrop, Name: "never"}, nil})
 }
 
 func TestHeader(t *testing.T) {
@@ -99,14 +131,17 @@ func TestHeader(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	h, err := openHeader(r)
+	if _, err := openHeader(r); err == nil {
+		t.Error("a void header was taken")
+	}
+	h, err := makeHeader(r)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if h.savedInit() != nil {
 		t.Error("a fresh header has an INIT")
 	}
-	if err := h.saveInit(make([]byte, headerSize)); err == nil {
+	if err := h.saveInit(make([]byte, initBytes)); err == nil {
 		t.Error("an INIT of a whole page was taken")
 	}
 	if err := h.saveInit([]byte("init")); err != nil {
@@ -116,13 +151,44 @@ func TestHeader(t *testing.T) {
 	if err != nil || string(again.savedInit()) != "init" {
 		t.Errorf("the next worker finds %q, %v", again.savedInit(), err)
 	}
-	h.length().Store(headerSize)
-	if _, err := openHeader(r); err == nil {
-		t.Error("a torn length was taken")
+	for what, tear := range map[string]*atomic.Uint64{
+		"length of INIT":     h.length(),
+		"length of a reason": &h.crash().reasonLen,
+		"number of suspects": &h.crash().suspects,
+	} {
+		good := tear.Swap(1 << 20)
+		if _, err := openHeader(r); err == nil {
+			t.Errorf("a torn %s was taken", what)
+		}
+		tear.Store(good)
 	}
-	h.page[7] = 9
-	if _, err := openHeader(r); err == nil {
-		t.Error("another format was taken")
+	for _, other := range []byte{format - 1, format + 1} {
+		r.Bytes(0, initBytes)[formatAt] = other
+		if _, err := openHeader(r); err == nil || !strings.Contains(err.Error(), "format") {
+			t.Errorf("format %d was taken: %v", other, err)
+		}
+	}
+}
+
+// A request that was open in two deaths by fault is condemned; one that was
+// answered in between is forgotten.
+func TestSuspects(t *testing.T) {
+	c := &crashRecord{}
+	c.accuse([]uint64{1, 2, 3})
+	if got := c.condemned(); got != nil {
+		t.Errorf("after one death: %v", got)
+	}
+	c.accuse([]uint64{2, 4})
+	if got := c.condemned(); !slices.Equal(got, []uint64{2}) {
+		t.Errorf("after two: %v", got)
+	}
+	c.accuse([]uint64{1, 4})
+	if got := c.condemned(); !slices.Equal(got, []uint64{4}) {
+		t.Errorf("after three: %v", got)
+	}
+	c.accuse(make([]uint64, 2*maxSuspects))
+	if n := c.suspects.Load(); n != maxSuspects {
+		t.Errorf("%d suspects", n)
 	}
 }
 

@@ -3,6 +3,7 @@ package keeper
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 
 	"github.com/zramfs/zramfs/blockdev"
@@ -18,54 +19,162 @@ import (
 // plannedLoops is for how many loop devices the kernel's queue is sized.
 const plannedLoops = 2
 
-// serve builds the disk, the tree and the connection, and answers requests
-// until the mount is gone.
-func (w *worker) serve() error {
-	var daemon string // complete before the first request is answered
-	set, streams, err := w.makeDisks(func() string { return daemon })
+// service is what a worker serves with. A worker that waits has it ready, so
+// that the order finds little left to do.
+type service struct {
+	set  *blockdev.Set
+	tree *fusefs.Tree
+	conn fuseconn.Conn
+	cpu  *fuseconn.PerCPU // conn, unless this process mounts
+}
+
+// build makes the devices' set, the tree and the connection. Nothing of it
+// touches what a worker that serves may be using.
+func (w *worker) build() (*service, error) {
+	config, err := w.deviceConfig()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	tree := fusefs.New(set, fusefs.Options{Segments: w.task.Config.Segments})
-	conn, err := w.connect(fuseconn.Config{
-		Handler:       tree,
-		Tree:          tree,
-		MaxBackground: fuseconn.MaxBackground(max(plannedLoops, w.task.Config.Segments)),
-		AllowOther:    w.task.Config.AllowOther,
-	}, streams)
-	if err != nil {
-		return errors.Join(err, set.Close())
+	s := &service{}
+	if s.set, err = blockdev.NewSet(config); err != nil {
+		return nil, usageError("mount", err)
 	}
+	options := fusefs.Options{Segments: w.task.Config.Segments}
+	if w.header.region != nil {
+		options.Ledger = w.header.tree()
+	}
+	s.tree = fusefs.New(s.set, options)
 	spareThreads(workerThreads)
 	if err := errors.Join(host.PopulateProgram(), settleHeap()); err != nil {
 		w.note("worker: %v", err)
 	}
-	daemon = w.daemonFacts(conn)
-	if err := w.control.send(message{Kind: msgReady, Notes: w.notes}, nil); err != nil {
-		return errors.Join(err, set.Close())
+	if w.buffers == nil {
+		return s, nil
 	}
-	err = conn.Serve()
-	return errors.Join(err, set.Close())
+	s.cpu, err = fuseconn.NewPerCPU(fuseconn.PerCPUConfig{
+		Config:   w.connConfig(s.tree),
+		Main:     w.held.fuse[0],
+		Clones:   w.held.fuse[1:],
+		CPUs:     w.task.CPUs,
+		Layout:   w.task.Layout,
+		Memory:   w.buffers,
+		SaveInit: w.header.saveInit,
+	})
+	s.conn = s.cpu
+	return s, err
 }
 
-// makeDisks makes zram0 as the mount was asked for.
-func (w *worker) makeDisks(daemon func() string) (*blockdev.Set, int, error) {
+// connConfig is what the connection is made with.
+func (w *worker) connConfig(tree *fusefs.Tree) fuseconn.Config {
+	return fuseconn.Config{
+		Handler:       tree,
+		Tree:          tree,
+		MaxBackground: w.maxBackground(),
+		AllowOther:    w.task.Config.AllowOther,
+	}
+}
+
+// maxBackground is how many background requests the kernel may have open.
+func (w *worker) maxBackground() int {
+	loops := max(plannedLoops, w.task.Config.Segments)
+	if w.buffers == nil {
+		return fuseconn.MaxBackground(loops)
+	}
+	return w.task.Layout.MaxBackground(loops)
+}
+
+// verify says whether what this worker took over is sound.
+func (w *worker) verify(set *blockdev.Set) {
+	m := message{Kind: msgChecked}
+	err := error(nil)
+	if n := w.facts.found.Corrupt; n > 0 {
+		err = fmt.Errorf("%d pages were found damaged", n)
+	}
+	if fault == faultCheck {
+		err = errors.New("a fault that was asked for")
+	}
+	for _, d := range set.Devices() {
+		err = errors.Join(err, d.Check())
+	}
+	if err != nil {
+		m.Failed = failureOf(fmt.Errorf("check: %w", err))
+	}
+	_ = w.tell(m) // a keeper that is gone does not upgrade
+}
+
+// serve answers requests until the mount is gone. What is shared is left as it
+// is after an error: another worker may do better with it.
+func (w *worker) serve(s *service) error {
+	var poison []uint64
+	if w.order.Resume {
+		poison = w.judge()
+		found, err := s.set.Adopt(w.adopted())
+		if err != nil {
+			return err
+		}
+		w.header.crash().recovered(found)
+		w.facts.found = found
+	} else if err := w.firstDisk(s.set); err != nil {
+		return err
+	}
+	if err := s.tree.Resume(); err != nil {
+		return err
+	}
+	if err := w.connect(s, poison); err != nil {
+		return err
+	}
+	if !w.order.Resume { // else somebody waits, and it is done when they do not
+		if err := settleHeap(); err != nil {
+			w.note("worker: %v", err)
+		}
+	}
+	w.facts.text = w.daemonFacts(s.conn)
+	w.facts.conn.Store(&s.conn)
+	if w.order.Resume {
+		if err := s.cpu.Resend(); err != nil && !w.held.over() {
+			return err
+		}
+	}
+	ready := message{Kind: msgReady, Notes: w.notes, Resend: w.resends(s.conn)}
+	if err := w.tell(ready); err != nil && w.buffers == nil {
+		return err // else the next keeper finds it serving
+	}
+	go w.publish(s.conn)
+	if w.order.Verify {
+		go w.verify(s.set)
+	}
+	return s.conn.Serve()
+}
+
+// adopted gives the regions away, to the devices.
+func (w *worker) adopted() map[string]*shm.Region {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return maps.Clone(w.regions)
+}
+
+// deviceConfig is what the set of devices is made with.
+func (w *worker) deviceConfig() (blockdev.Config, error) {
 	c := &w.task.Config
 	streams := c.Streams
 	if streams == 0 {
 		cpus, err := percpu.Allowed()
 		if err != nil {
-			return nil, 0, err
+			return blockdev.Config{}, err
 		}
 		streams = len(cpus)
 	}
+	w.facts.streams = streams
 	config := blockdev.Config{
 		Source:      w,
 		Streams:     streams,
 		WriteBehind: c.WriteBehind,
 		MemLimit:    c.MemLimit,
-		Extra:       []blockdev.Attribute{daemonAttribute(daemon)},
+		Extra:       w.extraAttributes(),
 		Memory:      w.appendProcesses,
+	}
+	if w.header.region != nil {
+		config.Ledger = w.header.devices()
 	}
 	if c.leavesOut(guardReserve) {
 		config.ReserveLow, config.ReserveHigh = 1, 1
@@ -73,26 +182,27 @@ func (w *worker) makeDisks(daemon func() string) (*blockdev.Set, int, error) {
 	var err error
 	if c.Algorithm != "" {
 		if config.Algorithm, err = compress.ParseAlgorithm(c.Algorithm); err != nil {
-			return nil, 0, &Error{CodeUsage, "algorithm", err}
+			return config, &Error{CodeUsage, "algorithm", err}
 		}
 	}
 	if c.Stable != "" {
 		if config.Policy, err = stable.ParsePolicy(c.Stable); err != nil {
-			return nil, 0, &Error{CodeUsage, "stable policy", err}
+			return config, &Error{CodeUsage, "stable policy", err}
 		}
 	}
-	set, err := blockdev.NewSet(config)
-	if err != nil {
-		return nil, 0, usageError("mount", err)
-	}
+	return config, nil
+}
+
+// firstDisk makes zram0 as the mount was asked for.
+func (w *worker) firstDisk(set *blockdev.Set) error {
 	id, err := set.HotAdd()
 	if err == nil {
-		err = storeAttribute(set, id, "disksize", strconv.FormatInt(c.Size, 10))
+		err = storeAttribute(set, id, "disksize", strconv.FormatInt(w.task.Config.Size, 10))
 	}
 	if err != nil {
-		return nil, 0, errors.Join(usageError("mount", err), set.Close())
+		return usageError("mount", err)
 	}
-	return set, streams, nil
+	return nil
 }
 
 // usageError gives the exit code to what the device found wrong.
@@ -112,45 +222,20 @@ func storeAttribute(set *blockdev.Set, id int, name, value string) error {
 	return fmt.Errorf("no attribute %s to store", name)
 }
 
-// connect takes up the connection that the keeper made, or mounts.
-func (w *worker) connect(config fuseconn.Config, streams int) (fuseconn.Conn, error) {
-	if len(w.fuse) == 0 {
-		conn, err := fuseconn.NewGoFuse(w.task.Config.Mountpoint, config, streams)
+// connect mounts, or takes up the connection that the keeper made.
+func (w *worker) connect(s *service, poison []uint64) error {
+	if s.cpu == nil {
+		conn, err := fuseconn.NewGoFuse(w.task.Config.Mountpoint, w.connConfig(s.tree), w.facts.streams)
 		if err != nil {
-			return nil, err
+			return err
 		}
+		s.conn = conn
 		w.unmount = func() error { return host.Unmount(w.task.Config.Mountpoint, true) }
-		return conn, nil
+	} else {
+		s.cpu.Succeed(w.header.savedInit(), poison)
+		if err := s.cpu.Init(); err != nil {
+			return err
+		}
 	}
-	if w.header == nil || w.buffers == nil || len(w.fuse) != 1+len(w.task.CPUs) {
-		return nil, fmt.Errorf("connect: %d files of /dev/fuse for %d CPUs, or no header or buffers",
-			len(w.fuse), len(w.task.CPUs))
-	}
-	page, err := shm.Adopt(roleHeader, w.header)
-	if err != nil {
-		return nil, err
-	}
-	head, err := openHeader(page)
-	if err != nil {
-		return nil, err
-	}
-	buffers, err := shm.Adopt(roleBuffers, w.buffers)
-	if err != nil {
-		return nil, err
-	}
-	w.bufferBytes = buffers.Size()
-	conn, err := fuseconn.NewPerCPU(fuseconn.PerCPUConfig{
-		Config:   config,
-		Main:     w.fuse[0],
-		Clones:   w.fuse[1:],
-		CPUs:     w.task.CPUs,
-		Layout:   w.task.Layout,
-		Memory:   buffers,
-		SaveInit: head.saveInit,
-		Resume:   head.savedInit(),
-	})
-	if err != nil {
-		return nil, err
-	}
-	return conn, conn.Init()
+	return nil
 }

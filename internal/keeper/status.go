@@ -26,7 +26,11 @@ type Status struct {
 	Stable     string    `json:"stable"`
 	Keeper     int       `json:"keeper_pid"`
 	Worker     int       `json:"worker_pid"`
+	Standby    int       `json:"standby_pid"` // 0: none now
 	Generation int       `json:"generation"`
+	Version    string    `json:"version"`
+	Resend     bool      `json:"resend"` // the death of a worker loses nothing
+	Crash      string    `json:"crash"`  // what it means, in words
 	Locked     bool      `json:"memory_locked"`
 	Loop       []string  `json:"loop"`
 	Swap       []SwapUse `json:"swap"`
@@ -42,12 +46,14 @@ type Status struct {
 	StableStat    map[string]int64 `json:"stable_stat"`
 	Places        map[string]int64 `json:"memory_stat"`
 	IntegrityStat map[string]int64 `json:"integrity_stat"`
+	CrashStat     map[string]int64 `json:"crash_stat"`
 }
 
 // States of a mount.
 const (
-	StateServing = "serving"
-	StateDead    = "dead" // mounted, but its daemon is gone: umount clears it away
+	StateServing    = "serving"
+	StateRecovering = "recovering" // its worker is being replaced
+	StateDead       = "dead"       // mounted, but its daemon is gone: umount clears it away
 )
 
 // SwapUse is a swap device on a disk.
@@ -163,6 +169,7 @@ func deviceStatus(point string, id int) (Status, error) {
 		StableStat:    pairs(r.read("zramfs/stable_stat")),
 		Places:        pairs(r.read("zramfs/memory_stat")),
 		IntegrityStat: pairs(r.read("zramfs/integrity_stat")),
+		CrashStat:     pairs(r.read("zramfs/" + attrCrash)),
 	}
 	columns(r.read("mm_stat"), &s.OrigDataSize, &s.ComprDataSize, &s.MemUsedTotal,
 		&s.MemLimit, &s.MemUsedMax, &s.SamePages, &s.PagesCompacted,
@@ -171,7 +178,8 @@ func deviceStatus(point string, id int) (Status, error) {
 	_, debug, _ := strings.Cut(r.read("debug_stat"), "\n") // after the version
 	columns(debug, &s.WriteStall, &s.MissFree)
 	d := parseDaemon(r.read("zramfs/" + attrDaemon))
-	s.Keeper, s.Worker, s.Generation = d.Keeper, d.Worker, d.Generation
+	s.Keeper, s.Worker, s.Standby, s.Generation = d.Keeper, d.Worker, d.Standby, d.Generation
+	s.Version, s.Resend, s.Crash = d.Version, d.Resend, d.Crash
 	s.Transport, s.Reason, s.Locked = d.Transport, d.Reason, d.Locked
 	s.Warnings = append([]string{}, d.Warnings...)
 	return s, r.err

@@ -15,20 +15,27 @@ import (
 	"github.com/zramfs/zramfs/internal/shm"
 )
 
-// worker is the state of a worker's process.
+// worker is the state of a worker's process, while it waits and when it serves.
 type worker struct {
-	control *control   // immutable
-	task    assignment // immutable
-	source  *shm.Source
-	fuse    []*os.File // immutable
-	header  *os.File   // immutable
-	buffers *os.File   // immutable
-	// bufferBytes is the size of the request buffers, set before serving.
-	bufferBytes int64
-	locked      bool
-	notes       []string
-	unmount     func() error // of gofuse; nil: the keeper unmounts
-	stopping    sync.Once
+	task    assignment   // immutable after openWorker
+	source  *shm.Source  // immutable after openWorker
+	header  header       // immutable after openWorker; void if this process mounts
+	buffers *shm.Region  // immutable after openWorker; nil if this process mounts
+	order   order        // immutable once it serves
+	locked  bool         // immutable after openWorker
+	notes   []string     // of the goroutine that runs serve
+	unmount func() error // of gofuse; nil: the keeper unmounts. Immutable once it serves
+
+	stopping sync.Once
+	facts    facts
+	asking   asking // the keeper for populated memory
+
+	mu      sync.Mutex
+	control *control               // guarded by mu once it serves: another keeper has another
+	held    held                   // guarded by mu; its regions are those below
+	regions map[string]*shm.Region // guarded by mu; of devices, by name
+	ended   bool                   // guarded by mu; the mount is gone, and no keeper is needed
+	keeper  time.Time              // when the last keeper was started; of the goroutine that watches it
 }
 
 // RunWorker is the hidden command: the worker's process.
@@ -38,7 +45,7 @@ func RunWorker() error {
 		return err
 	}
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE) // the keeper decides
-	nameProcess()
+	nameProcess(nameStandby)
 	if !w.task.Config.leavesOut(guardHeap) {
 		startHeap()
 	}
@@ -52,70 +59,186 @@ func RunWorker() error {
 	} else {
 		w.locked = true
 	}
+	service, err := w.stand()
+	if err != nil {
+		return errors.Join(err, w.fail(err))
+	}
+	nameProcess(nameWorker)
 	go w.watchKeeper()
-	if err := w.serve(); err != nil {
-		return errors.Join(err, w.control.send(message{Kind: msgFailed, Failed: failureOf(err)}, nil))
+	if err := w.serve(service); err != nil {
+		return errors.Join(err, w.fail(err))
 	}
 	return nil
 }
 
-// openWorker takes the inherited descriptors as the keeper lists them.
+func (w *worker) fail(err error) error {
+	return w.tell(message{Kind: msgFailed, Failed: failureOf(err)})
+}
+
+// openWorker says hello and takes what the keeper gives.
 func openWorker() (*worker, error) {
+	if fault == faultStart {
+		panic("a fault that was asked for")
+	}
 	unix.CloseOnExec(controlFD)
 	ctl, err := adoptControl(os.NewFile(controlFD, "control"))
+	if err == nil {
+		err = ctl.send(message{Kind: msgHello, Hello: &hello{product, programFormat(), Version()}})
+	}
 	if err != nil {
 		return nil, &Error{CodeUsage, "worker is started by the keeper, not by hand", err}
 	}
-	m, _, err := ctl.receive()
+	m, files, err := ctl.receive()
 	if err != nil || m.Kind != msgConfig || m.Worker == nil {
 		return nil, &Error{CodeFailure, "worker got no assignment", err}
 	}
-	w := &worker{control: ctl, task: *m.Worker}
-	var tmpfs *os.File
-	for i, d := range w.task.Descriptors {
-		fd := firstFD + i
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
-			return nil, fmt.Errorf("descriptor %d (%s %s) is missing: %w", fd, d.Role, d.Name, err)
-		}
-		f := os.NewFile(uintptr(fd), d.Role+" "+d.Name)
-		switch d.Role {
-		case roleSource:
-			tmpfs = f
-		case roleFuse:
-			w.fuse = append(w.fuse, f)
-		case roleHeader:
-			w.header = f
-		case roleBuffers:
-			w.buffers = f
-		default:
-			return nil, fmt.Errorf("descriptor %d has the unknown role %q", fd, d.Role)
-		}
+	w := &worker{task: *m.Worker, control: ctl, regions: make(map[string]*shm.Region)}
+	w.held.cpus, w.held.layout = w.task.CPUs, w.task.Layout
+	if err := w.held.take(w.task.Roles, files); err != nil {
+		return nil, errors.Join(err, w.fail(err))
 	}
-	w.source = shm.AdoptSource(tmpfs)
+	w.source = shm.AdoptSource(w.held.source)
 	return w, nil
+}
+
+// stand maps everything, and waits for the order to serve. Meanwhile it keeps
+// up with what the keeper holds.
+func (w *worker) stand() (*service, error) {
+	if err := w.openShared(); err != nil {
+		return nil, err
+	}
+	serving, err := watchServing(w.task.Serving)
+	if err != nil {
+		return nil, err
+	}
+	service, err := w.build()
+	if err != nil {
+		return nil, err
+	}
+	awaited := w.task.Regions
+	mapper := startMapper()
+	defer mapper.stop()
+	for {
+		if awaited == 0 {
+			awaited--
+			if err := w.control.send(message{Kind: msgPrepared}); err != nil {
+				return nil, err
+			}
+		}
+		m, files, err := w.control.receive()
+		switch {
+		case err != nil:
+			w.alone(serving)
+		case m.Kind == msgStop:
+			os.Exit(int(CodeOK))
+		case m.Kind == msgRegion && len(files) == 1:
+			mapper.drop(w.regions[m.Name])
+			if err := w.adopt(m.Name, files[0]); err != nil {
+				return nil, err
+			}
+			mapper.add(w.regions[m.Name])
+			awaited--
+			continue
+		case m.Kind == msgDrop:
+			mapper.drop(w.regions[m.Name])
+			w.forget(m.Name)
+		case m.Kind == msgGo && m.Order != nil:
+			w.order = *m.Order
+			return service, nil
+		}
+		closeAll(files)
+	}
+}
+
+// openShared maps what every worker of the mount uses.
+func (w *worker) openShared() error {
+	if w.held.header == nil {
+		return nil
+	}
+	page, err := shm.Adopt(roleHeader, w.held.header)
+	if err == nil {
+		w.header, err = openHeader(page)
+	}
+	if err == nil {
+		w.buffers, err = shm.Adopt(roleBuffers, w.held.buffers)
+	}
+	return err
+}
+
+// watchServing watches the worker that serves; 0 is nobody, and so is one that
+// has just ended.
+func watchServing(pid int) (*os.File, error) {
+	if pid == 0 {
+		return nil, nil
+	}
+	return host.Watch(pid)
+}
+
+// adopt maps a region of a device, in the place of one of the same name.
+func (w *worker) adopt(name string, f *os.File) error {
+	r, err := shm.Adopt(name, f)
+	if err != nil {
+		f.Close()
+		return err
+	}
+	w.forget(name)
+	w.pin(name, r)
+	w.regions[name] = r
+	return nil
+}
+
+func (w *worker) forget(name string) {
+	if r := w.regions[name]; r != nil {
+		_ = r.Close() // one that cannot be unmapped is no worse than one that is kept
+		delete(w.regions, name)
+	}
+}
+
+// alone is the end of a worker that waits, when its keeper is gone: the one
+// that serves starts another keeper, and that a standby of its own. If that
+// one is gone as well, nobody is left to clear the mount away.
+func (w *worker) alone(serving *os.File) {
+	if serving != nil && host.Gone(serving, 0) {
+		w.clearAway()
+	}
+	os.Exit(int(CodeFailure))
+}
+
+// clearAway ends the mount for everybody: users of the disk get errors, and
+// nothing hangs.
+func (w *worker) clearAway() {
+	// It may be gone already, and then there are no loop devices on it.
+	_ = host.ReleaseLoops(w.task.Config.Mountpoint)
+	_ = host.Unmount(w.task.Config.Mountpoint, true)
 }
 
 func (w *worker) note(format string, args ...any) {
 	w.notes = append(w.notes, fmt.Sprintf(format, args...))
 }
 
-// watchKeeper ends this process when the keeper says so or is gone. Without
-// the keeper nothing would take the mount away later, so it goes now: users
-// of the disk get errors, and nothing hangs.
+// tell sends the keeper a message. One that is lost with its keeper is no
+// loss: the next one learns everything anew.
+func (w *worker) tell(m message, files ...*os.File) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.control.send(m, files...)
+}
+
+// watchKeeper does what the keeper says, and replaces it when it is gone.
 func (w *worker) watchKeeper() {
+	w.mu.Lock()
+	c := w.control
+	w.mu.Unlock()
 	for {
-		m, f, err := w.control.receive()
-		if f != nil {
-			f.Close()
-		}
+		m, files, err := c.receive()
+		closeAll(files)
 		switch {
 		case err != nil:
-			// It may be gone already, and then there are no loop devices on it.
-			_ = host.ReleaseLoops(w.task.Config.Mountpoint)
-			_ = host.Unmount(w.task.Config.Mountpoint, true)
-			os.Exit(int(CodeFailure))
+			c = w.replaceKeeper()
 		case m.Kind == msgStop:
 			w.stop()
+		case m.Kind == msgPopulated && m.Range != nil:
+			w.asking.answer(m)
 		}
 	}
 }
@@ -124,6 +247,9 @@ func (w *worker) watchKeeper() {
 // has not seen the end of its connection by then has nothing left to answer.
 func (w *worker) stop() {
 	w.stopping.Do(func() {
+		w.mu.Lock()
+		w.ended = true
+		w.mu.Unlock()
 		if w.unmount != nil {
 			_ = w.unmount() // EINVAL when it is gone
 		}
@@ -138,16 +264,24 @@ func (w *worker) Create(name string, size int64) (*shm.Region, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := w.control.send(message{Kind: msgRegion, Name: name}, r.File()); err != nil {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.control.send(message{Kind: msgRegion, Name: name}, r.File()); err != nil && !errors.Is(err, unix.EPIPE) {
 		return nil, errors.Join(err, r.Close())
 	}
+	w.pin(name, r)
+	w.regions[name] = r // and from here a new keeper gets it
 	return r, nil
 }
 
 // Drop lets the keeper and this process forget a region.
 func (w *worker) Drop(name string, r *shm.Region) {
-	// A keeper that is gone has let go of it anyway, and a region that cannot
-	// be unmapped is no worse than one that is kept.
-	_ = w.control.send(message{Kind: msgDrop, Name: name}, nil)
-	_ = r.Close()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.regions[name] == r {
+		delete(w.regions, name)
+	}
+	// A new keeper is not given it any more.
+	_ = w.control.send(message{Kind: msgDrop, Name: name})
+	_ = r.Close() // one that cannot be unmapped is no worse than one that is kept
 }

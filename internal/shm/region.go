@@ -15,6 +15,11 @@ type Region struct {
 	name string   // immutable
 	file *os.File // immutable
 	mem  []byte   // immutable until Close; the mapping
+
+	// BeforePopulate is called with each range that is about to be populated,
+	// and an error ends that; nil: nothing is called. Set before the region is
+	// shared among goroutines.
+	BeforePopulate func(off, n int64) error
 }
 
 // Adopt maps a file that another process (or Create) made. The region owns the
@@ -64,6 +69,11 @@ func (r *Region) Populate(off, n int64) error {
 	b, err := r.pages("populate", off, n)
 	if err != nil || n == 0 {
 		return err
+	}
+	if r.BeforePopulate != nil {
+		if err := r.BeforePopulate(off, n); err != nil {
+			return fmt.Errorf("shm: populate %s [%d, +%d): %w", r.name, off, n, err)
+		}
 	}
 	if err := populate(b); err != nil {
 		return fmt.Errorf("shm: populate %s [%d, +%d): %w", r.name, off, n, err)

@@ -152,15 +152,29 @@ func TestHundredMounts(t *testing.T) {
 	}
 }
 
-// TestKilled kills the worker, the keeper, or both, under load on the file and
-// through a loop device. The mount ends: errors, nothing hangs, umount clears
-// away what is left, the loop device goes too, and the place can be used again.
+// TestKilled kills whom nobody can replace: keeper and worker together, or one
+// of them where the worker owns the mount or the kernel sends nothing again,
+// under load on the file and through a loop device. The mount ends: errors,
+// nothing hangs, umount clears away what is left, the loop device goes too, and
+// the place can be used again.
 func TestKilled(t *testing.T) {
 	need(t, "/dev/loop-control")
-	for _, transport := range transports {
-		for _, who := range [][]string{{"worker"}, {"keeper"}, {"keeper", "worker"}} {
-			t.Run(transport+"/"+strings.Join(who, "+"), func(t *testing.T) {
-				m := mount(t, "--size", "64M", "--transport", transport, "--write-behind", "8")
+	worker, keeper, both := []string{"worker"}, []string{"keeper"}, []string{"keeper", "worker"}
+	for _, c := range []struct {
+		flags string
+		who   [][]string
+	}{
+		{"--transport=percpu", [][]string{both}},
+		{"--no-standby", [][]string{both}},
+		{"--no-resend", [][]string{worker, both}},
+		{"--transport=gofuse", [][]string{worker, keeper, both}},
+	} {
+		for _, who := range c.who {
+			t.Run(c.flags+"/"+strings.Join(who, "+"), func(t *testing.T) {
+				m := mount(t, "--size", "64M", c.flags, "--write-behind", "8")
+				if c.flags == "--transport=percpu" {
+					standby(m)
+				}
 				loop := m.attach()
 				writers := []*exec.Cmd{
 					streaming(m, 0, m.disk(0), 0), streaming(m, 0, m.disk(0), 100), streaming(m, 0, loop, 1000),

@@ -1,0 +1,202 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zramfs/zramfs/blockdev"
+	"github.com/zramfs/zramfs/internal/fuseconn"
+)
+
+const (
+	maxSuspects = 1024 // more requests than a worker can have open
+	maxReason   = 512
+	// strikes is how many workers a request may have been open in when they
+	// died by a fault before it is answered with EIO.
+	strikes = 2
+)
+
+// crashRecord is what is known of dead workers; it lies in the header.
+//
+// The keeper writes the first group, the worker that serves the second, so no
+// field ever has two writers at a time.
+type crashRecord struct {
+	generations atomic.Uint64 // workers that were told to go
+	deaths      atomic.Uint64 // of workers that had been told to go; upgrades are not among them
+	faults      atomic.Uint64 // deaths by a fault
+	upgrades    atomic.Uint64
+	keepers     atomic.Uint64 // that took over from a dead one
+	diedAt      atomic.Int64  // CLOCK_MONOTONIC, ns: end of the last worker; 0: there was none
+	keeper      atomic.Int64  // process numbers; 0: none
+	worker      atomic.Int64
+	standby     atomic.Int64
+	reasonLen   atomic.Uint64
+	reason      [maxReason]byte // why the last worker ended; no worker serves while it is written
+	unjudged    atomic.Uint64   // 1: it died by a fault, and its requests were not counted; the next worker takes it back
+
+	firstAnswer atomic.Int64  // CLOCK_MONOTONIC, ns: of the worker that serves; 0: none yet
+	resent      atomic.Uint64 // requests that came again, of all generations but the one that serves
+	resentNow   atomic.Uint64 // of the one that serves
+	poisoned    atomic.Uint64 // requests answered with EIO because workers died of them, as resent
+	poisonedNow atomic.Uint64
+	reclaimed   atomic.Int64  // objects that no slot named when a worker took over
+	suspects    atomic.Uint64 // of those below, how many count
+	suspect     [maxSuspects]suspect
+}
+
+// suspect is a request that was open when a worker died by a fault.
+type suspect struct {
+	id    uint64
+	times uint64
+}
+
+// The record fits into its span.
+var _ [crashBytes - unsafe.Sizeof(crashRecord{})]byte
+
+func (c *crashRecord) check() error {
+	if c.reasonLen.Load() > maxReason || c.suspects.Load() > maxSuspects {
+		return errors.New("open header: the crash record is torn")
+	}
+	return nil
+}
+
+// died notes the end of a worker.
+func (c *crashRecord) died(at int64, reason string) {
+	n := copy(c.reason[:], reason)
+	c.reasonLen.Store(uint64(n))
+	c.diedAt.Store(at)
+}
+
+func (c *crashRecord) lastReason() string { return string(c.reason[:c.reasonLen.Load()]) }
+
+// accuse counts the requests that were open when a worker died by a fault, and
+// forgets those that were not.
+func (c *crashRecord) accuse(open []uint64) {
+	before := make(map[uint64]uint64)
+	for _, s := range c.suspect[:c.suspects.Load()] {
+		before[s.id] = s.times
+	}
+	n := 0
+	for _, id := range open[:min(len(open), maxSuspects)] {
+		c.suspect[n] = suspect{id, before[id] + 1}
+		n++
+	}
+	c.suspects.Store(uint64(n))
+}
+
+// condemned are the requests that are to be answered with EIO when they come
+// again.
+func (c *crashRecord) condemned() []uint64 {
+	var ids []uint64
+	for _, s := range c.suspect[:c.suspects.Load()] {
+		if s.times >= strikes {
+			ids = append(ids, s.id)
+		}
+	}
+	return ids
+}
+
+// monotonic is CLOCK_MONOTONIC in nanoseconds, the same for all processes.
+func monotonic() int64 {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
+		panic(fmt.Sprintf("keeper: read the clock: %v", err)) // it has no reason to
+	}
+	return t.Nano()
+}
+
+// recovered notes what a worker found when it took over, and takes over the
+// counts of the one before.
+func (c *crashRecord) recovered(found blockdev.Recovered) {
+	c.reclaimed.Add(found.Reclaimed)
+	c.resent.Add(c.resentNow.Swap(0))
+	c.poisoned.Add(c.poisonedNow.Swap(0))
+	c.firstAnswer.Store(0)
+}
+
+// judge looks at what the worker before was doing when it died, if it died by
+// a fault, and gives the requests that have done so too often.
+func (w *worker) judge() []uint64 {
+	c := w.header.crash()
+	if w.order.Fault {
+		c.accuse(fuseconn.InFlight(w.buffers, len(w.task.CPUs), w.task.Layout))
+		c.unjudged.Store(0)
+	}
+	ids := c.condemned()
+	if len(ids) > 0 && w.order.Fault {
+		_ = w.tell(message{Kind: msgSay, Notes: []string{fmt.Sprintf("requests %d were open in %d workers "+
+			"that died by a fault: they are answered with an I/O error", ids, strikes)}})
+	}
+	return ids
+}
+
+// publish puts into the record what only this process knows, until it will not
+// change any more: when it first answered, and what was sent again.
+func (w *worker) publish(conn fuseconn.Conn) {
+	if w.header.region == nil {
+		return
+	}
+	c := w.header.crash()
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		s := conn.Stats()
+		if s.FirstAnswer != 0 {
+			c.firstAnswer.Store(s.FirstAnswer)
+			break
+		}
+		time.Sleep(pause)
+	}
+	for range 20 { // what is sent again comes first
+		s := conn.Stats()
+		c.resentNow.Store(s.Resent)
+		c.poisonedNow.Store(s.Poisoned)
+		time.Sleep(50 * time.Millisecond)
+	}
+	if w.order.Resume {
+		_ = settleHeap() // as before the first generation serves
+	}
+}
+
+// appendCrash is the text of crash_stat.
+func (w *worker) appendCrash(b []byte) []byte {
+	line := func(key string, value any) { b = fmt.Appendf(b, "%s %v\n", key, value) }
+	line(keyGenerations, w.order.Generation)
+	if w.header.region == nil {
+		return b
+	}
+	c := w.header.crash()
+	line("deaths", c.deaths.Load())
+	line("faults", c.faults.Load())
+	line("upgrades", c.upgrades.Load())
+	line("keepers", c.keepers.Load())
+	line("last_reason", c.lastReason())
+	line(keyRecovery, c.recovery().Microseconds())
+	line("requests_resent", c.resent.Load()+c.resentNow.Load())
+	line("objects_reclaimed", c.reclaimed.Load())
+	line("suspects", c.suspects.Load())
+	line("poisoned", c.poisoned.Load()+c.poisonedNow.Load())
+	line("standby", yesNo(c.standby.Load() != 0))
+	return b
+}
+
+// recovery is the time from the last worker's end to this one's first answer, 0
+// if there was no death, or no answer yet.
+func (c *crashRecord) recovery() time.Duration {
+	died, answered := c.diedAt.Load(), c.firstAnswer.Load()
+	if died == 0 || answered < died {
+		return 0
+	}
+	return time.Duration(answered - died)
+}
+
+// attrCrash is the attribute that tells about deaths, and keys in it that
+// commands read back.
+const (
+	attrCrash      = "crash_stat"
+	keyGenerations = "generations"
+	keyRecovery    = "last_recovery_us"
+)

@@ -1,0 +1,105 @@
+package keeper
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zramfs/zramfs/internal/shm"
+)
+
+const (
+	mapperPause = time.Second
+	tableReach  = 2 << 20 // bytes that one page of a page table maps
+)
+
+// mapper has the kernel make the page tables of a worker that waits, a little
+// at a time, so that they need not be made while the machine waits for it. It
+// reads a page that exists in each 2 MiB, and never a hole, which would make a
+// page of it.
+type mapper struct {
+	work   chan func(map[*shm.Region]*os.File) // nil: end
+	done   chan struct{}
+	hurry  atomic.Bool // somebody waits for work to be taken
+	regard int         // keeps the reads
+}
+
+func startMapper() *mapper {
+	m := &mapper{work: make(chan func(map[*shm.Region]*os.File)), done: make(chan struct{})}
+	go m.run()
+	return m
+}
+
+func (m *mapper) run() {
+	defer close(m.done)
+	files := make(map[*shm.Region]*os.File)
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	clock := time.NewTicker(mapperPause)
+	defer clock.Stop()
+	for {
+		select {
+		case f := <-m.work:
+			if f == nil {
+				return
+			}
+			f(files)
+		case <-clock.C:
+		}
+		for r, f := range files {
+			m.touch(r, f)
+		}
+	}
+}
+
+// do runs f on the mapper's goroutine; nil ends it.
+func (m *mapper) do(f func(map[*shm.Region]*os.File)) {
+	m.hurry.Store(true)
+	m.work <- f
+	m.hurry.Store(false)
+}
+
+// add takes up a region; until drop it must stay mapped.
+func (m *mapper) add(r *shm.Region) {
+	// A file of its own: looking for data moves the position.
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", r.File().Fd()))
+	if err != nil {
+		return // then it is slower
+	}
+	m.do(func(files map[*shm.Region]*os.File) { files[r] = f })
+}
+
+// drop forgets a region; nil is none.
+func (m *mapper) drop(r *shm.Region) {
+	m.do(func(files map[*shm.Region]*os.File) {
+		if f := files[r]; f != nil {
+			f.Close()
+			delete(files, r)
+		}
+	})
+}
+
+func (m *mapper) stop() {
+	m.do(nil)
+	<-m.done
+}
+
+// touch reads a page in each reach of a page table that has one.
+func (m *mapper) touch(r *shm.Region, f *os.File) {
+	for at := int64(0); at < r.Size() && !m.hurry.Load(); {
+		start, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
+		if err != nil {
+			return
+		}
+		// The page may be punched just now. Then a page is made of the hole,
+		// which the next worker finds when it rebuilds.
+		m.regard += int(r.Bytes(start, 1)[0])
+		at = (start/tableReach + 1) * tableReach
+	}
+}

@@ -1,0 +1,341 @@
+package keeper
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zramfs/zramfs/internal/host"
+)
+
+// Commands talk to the keeper of a mount over an abstract socket that is named
+// after the mount's device. A connection is one request, maybe with a file,
+// then packets of progress, then the result; the keeper's end of it closes.
+
+// request is what a command asks a keeper.
+type request struct {
+	Op   string          `json:"op"`
+	Args json.RawMessage `json:"args,omitempty"`
+}
+
+// newRequest makes a request; args are the op's own, nil for none.
+func newRequest(op string, args any) (request, error) {
+	if args == nil {
+		return request{Op: op}, nil
+	}
+	text, err := json.Marshal(args)
+	if err != nil {
+		return request{}, fmt.Errorf("ask the keeper %s: %w", op, err)
+	}
+	return request{op, text}, nil
+}
+
+// response is a packet from the keeper: progress, or the end.
+type response struct {
+	Progress string          `json:"progress,omitempty"`
+	Failed   *failure        `json:"failed,omitempty"`
+	Result   json.RawMessage `json:"result,omitempty"`
+}
+
+// into reads the result; v is the op's own.
+func (r response) into(v any) error {
+	if err := json.Unmarshal(r.Result, v); err != nil {
+		return fmt.Errorf("the keeper's answer: %w", err)
+	}
+	return nil
+}
+
+// question is a request at the keeper.
+type question struct {
+	request
+	ctx  context.Context // done when who asked is gone
+	file *os.File        // came along; nil: none. Closed when the op returns.
+	conn *control
+}
+
+// progress tells who asked how far it is.
+func (q *question) progress(format string, args ...any) {
+	_ = q.conn.sendJSON(response{Progress: fmt.Sprintf(format, args...)}, nil) // he may be gone
+}
+
+// op answers a question, on a goroutine of its own; what it needs of the
+// keeper's state it gets by keeper.do.
+type op func(k *keeper, q *question) (result any, err error)
+
+const (
+	opStatus    = "status"    // gives Processes
+	opUnmounted = "unmounted" // has the keeper look whether the mount is still there
+)
+
+// ops lists what a keeper can be asked.
+func ops() map[string]op {
+	return map[string]op{
+		opStatus:    (*keeper).answerStatus,
+		opUnmounted: (*keeper).answerUnmounted,
+		opUpgrade:   (*keeper).answerUpgrade,
+	}
+}
+
+// socketName is where the keeper of a mount listens; dev is its device.
+func socketName(dev string) *net.UnixAddr {
+	return &net.UnixAddr{Net: "unixpacket", Name: "@zramfs:" + dev}
+}
+
+const (
+	askTries  = 40 // while a keeper is being replaced nobody listens
+	askPause  = 50 * time.Millisecond
+	questions = 8 // at once
+)
+
+// errNoKeeper: nobody listens for this mount.
+var errNoKeeper = errors.New("its keeper does not answer")
+
+// ask sends a request to the keeper of the mount on point, with a file or nil,
+// hands on what progress it tells, and gives the result. A failure that the
+// keeper reports is the error.
+func ask(point string, req request, f *os.File, progress func(string)) (response, error) {
+	dev := deviceOf(point)
+	if dev == "" {
+		return response{}, Errorf(CodeNotMounted, "no zramfs is mounted on %s", point)
+	}
+	return askDevice(dev, point, req, f, progress)
+}
+
+// askDevice is ask, for a mount that may have no mount point any more.
+func askDevice(dev, point string, req request, f *os.File, progress func(string)) (response, error) {
+	c, err := dialKeeper(dev)
+	if err != nil {
+		return response{}, err
+	}
+	defer c.close()
+	if err := c.sendJSON(req, f); err != nil {
+		return response{}, fmt.Errorf("ask the keeper %s: %w", req.Op, err)
+	}
+	for {
+		var r response
+		files, err := c.receiveJSON(&r)
+		closeAll(files)
+		switch {
+		case errors.Is(err, io.EOF):
+			return response{}, &Error{CodeFailure, "the keeper of " + point + " ended before it had answered: " +
+				"zramfs status tells what serves now", err}
+		case err != nil:
+			return response{}, fmt.Errorf("ask the keeper %s: %w", req.Op, err)
+		case r.Failed != nil:
+			return response{}, r.Failed.error()
+		case r.Progress == "":
+			return r, nil
+		case progress != nil:
+			progress(r.Progress)
+		}
+	}
+}
+
+// dialKeeper connects to a keeper, and makes sure that it is no other user's
+// process with its name.
+func dialKeeper(dev string) (*control, error) {
+	var conn *net.UnixConn
+	var err error
+	for range askTries {
+		conn, err = net.DialUnix("unixpacket", nil, socketName(dev))
+		if !errors.Is(err, unix.ECONNREFUSED) {
+			break
+		}
+		time.Sleep(askPause)
+	}
+	if err != nil {
+		return nil, &Error{CodeFailure, errNoKeeper.Error(), errors.Join(errNoKeeper, err)}
+	}
+	uid, err := peerOf(conn)
+	if err == nil && int(uid) != os.Geteuid() {
+		err = Errorf(CodeNotPermitted, "the mount belongs to user %d: ask as that user", uid)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &control{conn: conn}, nil
+}
+
+// peerOf is the user at the other end.
+func peerOf(conn *net.UnixConn) (uint32, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, fmt.Errorf("peer of socket: %w", err)
+	}
+	var cred *unix.Ucred
+	ctlErr := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err = errors.Join(ctlErr, err); err != nil {
+		return 0, fmt.Errorf("peer of socket: %w", err)
+	}
+	return cred.Uid, nil
+}
+
+// listen starts answering questions, if it can: a keeper that cannot be asked
+// still serves.
+func (k *keeper) listen() {
+	l, err := net.ListenUnix("unixpacket", socketName(k.dev))
+	if err != nil {
+		k.say("upgrade and swapon will not work on this mount: %v", err)
+		return
+	}
+	k.listener = l
+	slots := make(chan struct{}, questions)
+	go func() {
+		for {
+			conn, err := l.AcceptUnix()
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err != nil { // no descriptor, no memory
+				time.Sleep(askPause)
+				continue
+			}
+			slots <- struct{}{}
+			go func() {
+				defer func() { <-slots }()
+				k.answer(&control{conn: conn})
+			}()
+		}
+	}()
+}
+
+// answer answers one connection.
+func (k *keeper) answer(c *control) {
+	defer c.close()
+	uid, err := peerOf(c.conn)
+	if err != nil || int(uid) != os.Geteuid() && uid != 0 {
+		return
+	}
+	q := question{conn: c}
+	if err := c.conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+		return
+	}
+	files, err := c.receiveJSON(&q.request)
+	if len(files) > 0 {
+		q.file = files[0]
+	}
+	defer closeAll(files)
+	if err != nil || c.conn.SetReadDeadline(time.Time{}) != nil {
+		return
+	}
+	var cancel context.CancelFunc
+	q.ctx, cancel = context.WithCancel(context.Background())
+	defer cancel()
+	go func() { // nothing more comes but the end
+		_, _ = c.receiveJSON(&request{})
+		cancel()
+	}()
+	var r response
+	result, err := any(nil), error(Errorf(CodeUsage, "this keeper knows no %q: it is of another version", q.Op))
+	if known := ops()[q.Op]; known != nil {
+		result, err = known(k, &q)
+	}
+	if err == nil && result != nil {
+		r.Result, err = json.Marshal(result)
+	}
+	if err != nil {
+		r.Failed = failureOf(err)
+	}
+	_ = c.sendJSON(r, nil) // he may be gone
+}
+
+// errEnding: the mount ends, and does nothing else any more.
+var errEnding = &Error{CodeFailure, "the mount is ending", syscall.ESHUTDOWN}
+
+// do runs f on the goroutine that the keeper's state belongs to, and waits.
+func (k *keeper) do(f func() error) error {
+	done := make(chan error, 1)
+	select {
+	case k.calls <- func() { done <- f() }:
+		return <-done
+	case <-k.ended:
+		return errEnding
+	}
+}
+
+// answerStatus tells who there is, also when nobody serves.
+func (k *keeper) answerStatus(*question) (any, error) {
+	p := Processes{Keeper: os.Getpid()}
+	err := k.do(func() error {
+		p.Generation, p.State = k.generation, StateRecovering
+		if k.worker != nil {
+			p.Worker = k.worker.pid
+			if k.worker.stage == serving {
+				p.State = StateServing
+			}
+		}
+		if k.standby != nil {
+			p.Standby = k.standby.pid
+		}
+		for other := range k.processes {
+			if other != k.worker && other != k.standby {
+				p.Others = append(p.Others, other.pid)
+			}
+		}
+		return nil
+	})
+	return p, err
+}
+
+// answerUnmounted ends the keeper if its mount has ended. A worker that is
+// stopped, or that is not there, does not tell.
+func (k *keeper) answerUnmounted(*question) (any, error) {
+	return nil, k.do(func() error {
+		if k.held.over() {
+			k.finish(nil)
+		}
+		return nil
+	})
+}
+
+// Processes are a mount's, as its keeper knows them; 0: there is none now.
+type Processes struct {
+	Keeper     int    `json:"keeper_pid"`
+	Worker     int    `json:"worker_pid"`
+	Standby    int    `json:"standby_pid"`
+	Generation int    `json:"generation"`
+	Others     []int  `json:"others,omitempty"` // of an upgrade
+	State      string `json:"state"`
+}
+
+// Pids lists the processes that there are.
+func (p Processes) Pids() []int {
+	var pids []int
+	for _, pid := range []int{p.Worker, p.Standby, p.Keeper} {
+		if pid != 0 {
+			pids = append(pids, pid)
+		}
+	}
+	return append(pids, p.Others...)
+}
+
+// askUnmounted tells the keeper that its mount is gone.
+func askUnmounted(m host.Mount) error {
+	_, err := askDevice(m.Dev, m.Point, request{Op: opUnmounted}, nil, nil)
+	return err
+}
+
+// askProcesses asks the keeper of a mount who there is. It asks no worker.
+func askProcesses(point string) (p Processes, err error) {
+	for range askTries { // a keeper may be replaced while it is asked
+		var r response
+		if r, err = ask(point, request{Op: opStatus}, nil, nil); err == nil {
+			return p, r.into(&p)
+		}
+		if !errors.Is(err, io.EOF) {
+			break
+		}
+	}
+	return p, err
+}

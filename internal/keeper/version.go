@@ -1,0 +1,58 @@
+package keeper
+
+import (
+	"fmt"
+	"runtime/debug"
+)
+
+// What a program that is built for tests can do wrong.
+const (
+	faultStart = "start" // its workers crash at start
+	faultOlder = "older" // it is of the format before
+	faultNewer = "newer" // it is of the format after
+	faultCheck = "check" // it finds what it took over unsound
+	faultDie   = "die"   // its workers die as soon as they serve
+)
+
+// programFormat is the format that this program reads.
+func programFormat() int {
+	switch fault {
+	case faultOlder:
+		return format - 1
+	case faultNewer:
+		return format + 1
+	}
+	return format
+}
+
+// Version is the program's version.
+func Version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+// hello is the first word of every worker.
+type hello struct {
+	Product string `json:"product"`
+	Format  int    `json:"format"`
+	Version string `json:"version"`
+}
+
+const product = "zramfs worker"
+
+// check says whether a worker's program can work with this keeper. One of a
+// newer format may read ours; it looks for itself.
+func (h hello) check() error {
+	switch {
+	case h.Product != product:
+		return Errorf(CodeUsage, "the program says it is %q, expected %q: it is not zramfs", h.Product, product)
+	case h.Format < programFormat():
+		return Errorf(CodeUsage, "the program (version %s) is older: it reads format %d, and what runs here has format %d: "+
+			"use one that is at least as new", h.Version, h.Format, programFormat())
+	}
+	return nil
+}
+
+func (h hello) String() string { return fmt.Sprintf("%s (format %d)", h.Version, h.Format) }

@@ -1,0 +1,165 @@
+package integration
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// standby waits until a second worker is ready, and gives its process number.
+func standby(m *mnt) int {
+	m.t.Helper()
+	pid := 0
+	await(m.t, "a standby", func() bool {
+		pid = int(m.stat("zramfs/daemon_stat", "standby_pid"))
+		return pid != 0
+	})
+	return pid
+}
+
+// working starts programs that write and verify, on the file and through a
+// loop device.
+func working(m *mnt) []*exec.Cmd {
+	m.t.Helper()
+	loop := m.attach()
+	return []*exec.Cmd{
+		streaming(m, 0, m.disk(0), 0), streaming(m, 0, m.disk(0), 100), streaming(m, 0, loop, 1000),
+	}
+}
+
+// unharmed ends them: none has met an error.
+func unharmed(t *testing.T, programs []*exec.Cmd) {
+	t.Helper()
+	for i, w := range programs {
+		_ = w.Process.Signal(unix.SIGTERM) // it may have failed
+		if ended(t, w, "a program at work"); w.ProcessState.ExitCode() != 0 {
+			t.Errorf("program %d at work: %v: %s", i, w.ProcessState, w.Stderr)
+		}
+	}
+}
+
+// TestWorkerKilled kills workers in every way, with and without a standby.
+func TestWorkerKilled(t *testing.T) {
+	need(t, "/dev/loop-control")
+	needResend(t)
+	for _, flag := range []string{"--allow-other", "--no-standby", "--memfd"} { // the first changes nothing
+		t.Run(flag, func(t *testing.T) {
+			m := mount(t, "--size", "64M", "--write-behind", "8", flag)
+			programs := working(m)
+			k := newKiller(m)
+			for i, sig := range []unix.Signal{
+				unix.SIGKILL, unix.SIGSEGV, unix.SIGKILL, unix.SIGABRT, unix.SIGKILL, unix.SIGBUS, unix.SIGKILL,
+			} {
+				if i%2 == 0 && flag != "--no-standby" {
+					standby(m)
+				}
+				k.signal(k.worker(), sig)
+				k.survived++
+			}
+			unharmed(t, programs)
+			k.healthy()
+			if n := m.stat("zramfs/crash_stat", "faults"); n != 3 {
+				t.Errorf("%d faults, want 3", n)
+			}
+			if n := m.stat("zramfs/crash_stat", "poisoned"); n != 0 {
+				t.Errorf("%d requests were answered with EIO", n)
+			}
+		})
+	}
+}
+
+// TestKeeperKilled kills keepers: the device goes on, with another keeper and a
+// worker of its own, each time; then a worker, who is replaced; then both.
+func TestKeeperKilled(t *testing.T) {
+	need(t, "/dev/loop-control")
+	needResend(t)
+	m := mount(t, "--size", "64M", "--write-behind", "8")
+	programs := working(m)
+	k := newKiller(m)
+	for round := range int64(3) {
+		keeper, generation := int(m.stat("zramfs/daemon_stat", "keeper_pid")), k.generation()
+		k.signal(keeper, unix.SIGKILL)
+		await(t, "a keeper that has a worker of its own", func() bool {
+			return m.stat("zramfs/crash_stat", "keepers") == round+1 && k.generation() > generation
+		})
+		if again := int(m.stat("zramfs/daemon_stat", "keeper_pid")); again == keeper {
+			t.Errorf("the keeper is still %d", keeper)
+		}
+		if round == 1 { // it is a keeper as good as the first
+			k.signal(k.worker(), unix.SIGKILL)
+			k.survived++
+		}
+	}
+	unharmed(t, programs)
+	k.healthy()
+	if n := m.stat("zramfs/crash_stat", "deaths"); n != 1 {
+		t.Errorf("%d deaths of workers are counted, want 1: keepers kill without harm", n)
+	}
+	m.detach()
+	m.umount()
+	nothing(t, m.point)
+}
+
+// TestEndsInAnyPhase unmounts, or tells the keeper to end, twice, while a worker
+// or a keeper is just being replaced. Nothing is left behind.
+func TestEndsInAnyPhase(t *testing.T) {
+	need(t)
+	needResend(t)
+	for _, who := range []string{"worker", "keeper", "standby"} {
+		for _, way := range []string{"umount", "SIGTERM"} {
+			for _, delay := range []time.Duration{0, 5, 15, 40} {
+				t.Run(who+"/"+way, func(t *testing.T) {
+					m := mount(t, "--size", "8M")
+					standby(m)
+					keeper := int(m.stat("zramfs/daemon_stat", "keeper_pid"))
+					if err := unix.Kill(int(m.stat("zramfs/daemon_stat", who+"_pid")), unix.SIGKILL); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(delay * time.Millisecond)
+					if way == "umount" || who == "keeper" {
+						r := command(zramfsBinary, "umount", m.point)
+						if r.code != 0 {
+							t.Errorf("umount: exit code %d: %s", r.code, r.err)
+						}
+						refusal(t, command(zramfsBinary, "umount", m.point), 4, "no zramfs is mounted")
+					} else {
+						for range 2 {
+							_ = unix.Kill(keeper, unix.SIGTERM) // the second may find nobody
+						}
+					}
+					nothing(t, m.point)
+				})
+			}
+		}
+	}
+}
+
+// TestStopped ends a mount whose worker is stopped.
+func TestStopped(t *testing.T) {
+	need(t)
+	m := mount(t, "--size", "8M")
+	worker := int(m.stat("zramfs/daemon_stat", "worker_pid"))
+	if err := unix.Kill(worker, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	m.umount()
+	nothing(t, m.point)
+}
+
+// TestCrashTold: who looks beforehand is told what a crash would mean.
+func TestCrashTold(t *testing.T) {
+	need(t)
+	for flag, want := range map[string]string{
+		"--transport=percpu": "another worker takes over",
+		"--no-resend":        "the mount ends and who uses the disk gets I/O errors, since this kernel",
+		"--transport=gofuse": "the mount ends and who uses the disk gets I/O errors, as always",
+	} {
+		m := mount(t, "--size", "8M", flag)
+		if text := m.get("zramfs/daemon_stat"); !strings.Contains(text, "\ncrash "+want) {
+			t.Errorf("%s: %q is not told:\n%s", flag, want, text)
+		}
+	}
+}
