@@ -63,8 +63,16 @@ func lifeAttributes() []Attribute {
 			},
 		},
 		{
-			Dir: DirZramfs, Name: "check", Mode: 0o200,
-			Help: "1 walks the whole disk and compares everything derived with the slot table; I/O waits meanwhile",
+			Dir: DirZramfs, Name: "check", Mode: 0o600,
+			Help: "1 walks the whole disk and compares everything derived with the slot table; I/O waits meanwhile; reading tells what the last one found",
+			Show: func(d *Device, b []byte) ([]byte, error) {
+				if k := d.disk.Load(); k != nil {
+					if r := k.checked.Load(); r != nil {
+						b = r.append(b)
+					}
+				}
+				return b, nil
+			},
 			Store: func(d *Device, value string) error {
 				if trim(value) != "1" {
 					return fmt.Errorf("check %q: need 1: %w", trim(value), ErrInvalid)

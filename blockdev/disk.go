@@ -20,11 +20,12 @@ import (
 // the pool that names it back, each staged word one frame, and the lanes'
 // gauges equal the table's sums.
 type disk struct {
-	region  *shm.Region   // immutable
-	layout  layout        // immutable
-	table   *table        // immutable
-	pool    *pool.Pool    // immutable
-	codecs  *compress.Set // immutable
+	region  *shm.Region       // immutable
+	layout  layout            // immutable
+	table   *table            // immutable
+	pool    *pool.Pool        // immutable
+	codecs  *compress.Set     // immutable
+	tags    [maxParams]uint32 // of the params in codecs, by number; immutable once a word names them
 	frames  *stable.Frames
 	account account
 	lanes   []lane        // one per stream, shared memory
@@ -52,6 +53,9 @@ type disk struct {
 	// Set while the disk is adopted: objects that no word named, pages whose
 	// word or object was wrong.
 	reclaimed, damaged int64
+
+	checked atomic.Pointer[report] // of the last check; nil: there was none
+	verify  verify
 
 	stop chan struct{}  // closed to end the goroutines
 	wg   sync.WaitGroup // the goroutines
@@ -201,6 +205,9 @@ func (d *disk) start() error {
 	}
 	d.wg.Go(d.runUpkeep)
 	d.wg.Go(d.runSweeper)
+	if d.verify.total.Load() != 0 {
+		d.wg.Go(d.runVerify)
+	}
 	if d.frames != nil {
 		for i := range d.hands {
 			d.wg.Go(func() { d.runCompressor(i) })

@@ -81,7 +81,7 @@ func (d *disk) readLocked(stream int, slot uint64, w word, off int, dst []byte) 
 // object gives the stored bytes that a word names, their header and CRC
 // verified.
 func (d *disk) object(slot uint64, w word) ([]byte, error) {
-	b, err := d.pool.Get(poolPlace(w), uint32(slot), w.seed(slot), w.size())
+	b, err := d.pool.Get(poolPlace(w), uint32(slot), d.seed(slot, w), w.size())
 	if err != nil {
 		return nil, fmt.Errorf("slot %d: %w: %w", slot, ErrCorrupt, err)
 	}

@@ -60,7 +60,9 @@ func (d *disk) rebuild() error {
 	found := d.pool.Stats().Objects
 	d.reclaimed = max(0, was.objects-found)
 	recount(d.lanes, d.table, found)
-	d.damaged = sumLanes(d.lanes).corrupt - was.corrupt
+	now := sumLanes(d.lanes)
+	d.damaged = now.corrupt - was.corrupt
+	d.verify.total.Store(now.pages)
 	return nil
 }
 
@@ -100,62 +102,6 @@ func (d *disk) objects(yield func(pool.Object) bool) {
 			return
 		}
 	}
-}
-
-// check walks everything, on a quiet disk: every word is sound and readable,
-// every object has one owner that names it back, every frame in use has one
-// slot, and the gauges equal the table's sums.
-func (d *disk) check() error {
-	var want sums
-	hidden := uint64(0)
-	if err := d.table.absent(d.region, d.layout, func(uint64) { hidden++ }); err != nil || hidden != 0 {
-		return fmt.Errorf("%d pages of the slot table are not in its bitmap (%v): %w", hidden, err, ErrCorrupt)
-	}
-	frames := make(map[stable.Frame]uint64)
-	page := make([]byte, PageSize)
-	for slot, w := range d.table.each {
-		if err := d.readLocked(0, slot, w, 0, page); err != nil {
-			return err
-		}
-		want.pages++
-		want.bytes += int64(heldBytes(w))
-		switch w.state() {
-		case same:
-			want.same++
-		case stored:
-			want.objects++
-		case huge:
-			want.objects++
-			want.huge++
-		case staged:
-			want.staged++
-			fr := stable.Frame(w.place())
-			if other, twice := frames[fr]; twice {
-				return fmt.Errorf("frame %d is named by slots %d and %d: %w", fr, other, slot, ErrCorrupt)
-			}
-			frames[fr] = slot
-			if s := d.frames.State(fr); s != stable.Staged && s != stable.Compressing || uint64(d.frames.Owner(fr)) != slot {
-				return fmt.Errorf("frame %d of slot %d: state %d, owner %d: %w", fr, slot, s, d.frames.Owner(fr), ErrCorrupt)
-			}
-		}
-	}
-	if err := d.pool.Check(d.objects); err != nil {
-		return fmt.Errorf("pool: %w", err)
-	}
-	have := sumLanes(d.lanes)
-	have = sums{pages: have.pages, bytes: have.bytes, same: have.same, huge: have.huge, staged: have.staged,
-		objects: have.objects}
-	if have != want {
-		return fmt.Errorf("gauges %+v, the slot table's sums %+v: %w", have, want, ErrCorrupt)
-	}
-	inUse := int64(0)
-	if d.frames != nil {
-		inUse = int64(d.frames.InUse())
-	}
-	if used := d.account.used.Load(); used != inUse+d.pool.Stats().Pages {
-		return fmt.Errorf("account holds %d pages, pool %d and frames %d: %w", used, d.pool.Stats().Pages, inUse, ErrCorrupt)
-	}
-	return nil
 }
 
 // Move lets compaction publish an object's new place, if the slot is free now

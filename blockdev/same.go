@@ -64,7 +64,7 @@ func sameWord(slot, element uint64) word {
 // elementCheck tells a slot's element from others: one in 2^32 passes, and none
 // that differs in one bit, since a product with an odd number loses no bit.
 func elementCheck(slot, element uint64) uint64 {
-	return uint64(uint32(element) ^ uint32(element>>32)*0x9E3779B1 ^ uint32(slot*0x9E3779B97F4A7C15>>32))
+	return uint64(uint32(element) ^ uint32(element>>32)*0x9E3779B1 ^ uint32((slot+1)*0x9E3779B97F4A7C15>>32))
 }
 
 // putElement stores an element that does not fit into the word. Where there is

@@ -79,6 +79,8 @@ func (w word) sound(slot uint64) bool {
 	switch w.state() {
 	case empty:
 		return w == 0
+	case same:
+		return w == w.seal(slot) && w.size() <= sameReplace
 	case stored:
 		return w == w.seal(slot) && w.size() != PageSize
 	case huge:

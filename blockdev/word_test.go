@@ -11,7 +11,10 @@ func TestWordKeepsItsFields(t *testing.T) {
 		s := state(rapid.IntRange(1, 4).Draw(t, "state"))
 		params := uint8(rapid.IntRange(0, 15).Draw(t, "params"))
 		size := rapid.IntRange(1, PageSize-1).Draw(t, "size")
-		if s == huge {
+		switch s {
+		case same:
+			size = 1 + size%sameReplace
+		case huge:
 			size = PageSize
 		}
 		place := rapid.Uint64Range(0, maxPlace).Draw(t, "place")

@@ -113,11 +113,11 @@ func (d *disk) compress(stream int, slot uint64, v stable.View) (word, error) {
 	if err := d.faults.beforePut(); err != nil {
 		return 0, fmt.Errorf("store slot %d: %w", slot, err)
 	}
-	place, err := d.pool.Put(stream, uint32(slot), w.seed(slot), out)
+	place, err := d.pool.Put(stream, uint32(slot), d.seed(slot, w), out)
 	if err == pool.ErrFull && w.state() == stored {
 		// The arena is in pieces too small for the zspage; one page may be left.
 		out, w = v.Bytes(), makeWord(huge, 0, PageSize, 0)
-		place, err = d.pool.Put(stream, uint32(slot), w.seed(slot), out)
+		place, err = d.pool.Put(stream, uint32(slot), d.seed(slot, w), out)
 	}
 	switch err {
 	case nil:

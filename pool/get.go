@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"sync/atomic"
+	"unsafe"
 )
 
 // Get views the n bytes stored at a place, after it has found their owner and
@@ -33,6 +35,25 @@ func (p *Pool) Get(pl Place, owner, seed uint32, n int) ([]byte, error) {
 			pl, n, got, uint32(header>>32), ErrCorrupt)
 	}
 	return data, nil
+}
+
+// Touch reads a byte of each page that the object of n bytes at a place lies in,
+// if that can be one, so that who looks at it under a lock does not fault.
+func (p *Pool) Touch(pl Place, n int) {
+	off := uint64(pl) * granule
+	size := uint64(n) + HeaderSize
+	if n == PageSize {
+		size = PageSize
+	}
+	if uint64(pl) >= uint64(len(p.mem))/granule || n <= 0 || n > PageSize || !p.arena.holds(off, size) {
+		return
+	}
+	for _, at := range []uint64{off, off + size - 1} {
+		atomic.LoadUint64((*uint64)(unsafe.Pointer(&p.mem[at&^7])))
+	}
+	if n == PageSize {
+		atomic.LoadUint64((*uint64)(unsafe.Pointer(&p.side[off/PageSize*HeaderSize])))
+	}
 }
 
 // Owner is who the object of n bytes at a place belongs to, as its header says;
