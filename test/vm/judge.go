@@ -106,17 +106,21 @@ type reader struct {
 	guards  []string
 	panic   string
 	fatal   []string
+	victims []string          // pids, of the OOM killer
+	roles   map[string]string // of the daemon's processes, by pid
 	bare    map[string]int64
 }
 
-var oomKill = regexp.MustCompile(`Killed process \d+ \(([^)]*)\)`)
+var oomKill = regexp.MustCompile(`Killed process (\d+) \(([^)]*)\)`)
 
 func (r *reader) console(text string) {
 	switch {
 	case strings.Contains(text, "Kernel panic"):
 		r.panic = text[strings.Index(text, "Kernel panic"):]
 	case oomKill.MatchString(text):
-		r.o.Killed = append(r.o.Killed, oomKill.FindStringSubmatch(text)[1])
+		m := oomKill.FindStringSubmatch(text)
+		r.o.Killed = append(r.o.Killed, m[2])
+		r.victims = append(r.victims, m[1])
 	case strings.Contains(text, "error on swap-device"):
 		r.o.SwapErrs++
 	}
@@ -159,7 +163,9 @@ func (r *reader) report(at time.Duration, text string) {
 	case "cycle":
 		r.o.Off = int(number(f["off"]))
 	case "lost":
-		r.fatal = append(r.fatal, "a bystander ended: "+rest)
+		if f["signal"] != "9" { // else the OOM killer took it, as it may
+			r.fatal = append(r.fatal, "a bystander ended: "+rest)
+		}
 	case "fatal":
 		r.fatal = append(r.fatal, rest)
 	case "end":
@@ -201,6 +207,7 @@ func (r *reader) process(f map[string]string) {
 	if number(f["swap"]) > 0 {
 		r.guards = append(r.guards, who+f["swap"]+" KiB of it are in swap")
 	}
+	r.roles[f["pid"]] = f["role"]
 	minor, major := number(f["minflt"]), number(f["majflt"])
 	switch f["when"] {
 	case "armed":
@@ -236,7 +243,7 @@ func (r *reader) memory(f map[string]string) {
 
 // judge reads what a guest said and holds it against what its scenario wants.
 func judge(lines []line, how ending, s scenario) outcome {
-	r := reader{pages: map[string]int64{}, faults: map[string]int64{}, private: map[string]int64{}, bare: map[string]int64{}}
+	r := reader{roles: map[string]string{}, pages: map[string]int64{}, faults: map[string]int64{}, private: map[string]int64{}, bare: map[string]int64{}}
 	r.o = outcome{Off: -1, Faults: map[string]int64{}, Growth: map[string]int64{}, VM: map[string]string{}, Memory: map[string]int64{}}
 	for _, l := range lines {
 		if l.Port == console {
@@ -288,9 +295,9 @@ func (r *reader) verdict(how ending, s scenario) []string {
 	if len(r.o.Ends) == 0 {
 		bad("no eater came to its end")
 	}
-	for _, name := range r.o.Killed {
-		if name == "zramfs" {
-			bad("the OOM killer took zramfs")
+	for _, pid := range r.victims {
+		if role := r.roles[pid]; role != "" {
+			bad("the OOM killer took the %s", role)
 		}
 	}
 	if r.o.SwapErrs > 0 && !s.errors {

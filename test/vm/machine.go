@@ -150,7 +150,7 @@ func (g guest) watch(ctx context.Context, r *recorder, stdin io.Writer, done <-c
 			return endedSilent
 		case silence > silenceAsk && time.Since(asked) > silenceAsk:
 			asked = time.Now()
-			for _, key := range "lwm" {
+			for _, key := range "8lwm" {
 				_, _ = io.WriteString(stdin, "\x01b") // a dead guest is found by its silence
 				time.Sleep(100 * time.Millisecond)
 				_, _ = io.WriteString(stdin, string(key))

@@ -27,7 +27,10 @@ static struct watcher {
 	int locked;
 	void (*run)(void);
 	pid_t pid;
-} watchers[] = { { "beat", 1, beat, 0 }, { "pulse", 0, pulse, 0 }, { "bystander", 0, bystander, 0 }, { "act", 1, act, 0 } };
+} watchers[] = {
+	{ "beat", 1, beat, 0 }, { "witness", 1, witness, 0 }, { "act", 1, act, 0 },
+	{ "pulse", 0, pulse, 0 }, { "bystander", 0, bystander, 0 },
+};
 
 #define WATCHERS (int)(sizeof(watchers) / sizeof(watchers[0]))
 
