@@ -48,7 +48,7 @@ func newRoot() *cobra.Command {
 	})
 	root.AddCommand(
 		mountCommand(), umountCommand(), attachCommand(), detachCommand(), swapOnCommand(), swapOffCommand(),
-		statusCommand(), doctorCommand(), upgradeCommand(), getCommand(), setCommand(), versionCommand(),
+		statusCommand(), doctorCommand(), checkCommand(), upgradeCommand(), getCommand(), setCommand(), versionCommand(),
 		keeperCommand(), workerCommand(), manCommand(),
 	)
 	return root

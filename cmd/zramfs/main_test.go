@@ -56,6 +56,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code":    code,
+			"damage":  damage,
 			"nothing": nothing,
 			"await":   await,
 		},
@@ -93,6 +94,46 @@ func code(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("not one line of ours: %q", l)
 		}
 	}
+}
+
+// damage MOUNTPOINT PAGE: a bit of the page's word flips in the memory that the
+// worker shares, as bad memory does it.
+func damage(ts *testscript.TestScript, _ bool, args []string) {
+	text, err := os.ReadFile(filepath.Join(ts.MkAbs(args[0]), "sys/block/zram0/zramfs/daemon_stat"))
+	ts.Check(err)
+	_, rest, _ := strings.Cut(string(text), "worker_pid ")
+	pid, _, _ := strings.Cut(rest, "\n")
+	page, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	files, err := filepath.Glob("/proc/" + pid + "/fd/*")
+	ts.Check(err)
+	for _, name := range files {
+		if info, err := os.Stat(name); err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		f, err := os.OpenFile(name, os.O_RDWR, 0)
+		if err != nil {
+			continue
+		}
+		defer f.Close()
+		const words = 1<<20 + 4096 // where a disk of up to 64 GiB has its slot table
+		at := int64(words + 8*page)
+		var magic, b [8]byte
+		if _, err := f.ReadAt(magic[:], 0); err != nil || string(magic[:6]) != "zramfs" {
+			continue
+		}
+		if _, err = f.ReadAt(b[:], at); err != nil {
+			continue // another region of ours
+		}
+		if b == [8]byte{} {
+			ts.Fatalf("page %d is empty", page)
+		}
+		b[3] ^= 4
+		_, err = f.WriteAt(b[:], at)
+		ts.Check(err)
+		return
+	}
+	ts.Fatalf("worker %s has no region of a disk", pid)
 }
 
 // nothing: no mount, loop device or process is below the script's directory.

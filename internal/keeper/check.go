@@ -1,0 +1,145 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Checked is what a check found in one disk.
+type Checked struct {
+	Device       string `json:"device"`
+	Pages        int64  `json:"pages"`                   // that hold something
+	Same         int64  `json:"same"`                    // of them same-filled
+	Stored       int64  `json:"stored"`                  // compressed
+	Huge         int64  `json:"huge"`                    // that did not compress
+	Staged       int64  `json:"staged"`                  // that are to be compressed
+	Corrupt      int64  `json:"corrupt"`                 // that cannot be read
+	FirstCorrupt *int64 `json:"first_corrupt,omitempty"` // number of the first of them
+	Error        string `json:"error,omitempty"`         // what is wrong
+}
+
+// Check has the worker of a mount walk the disk of a device, or all disks if id
+// is negative: each page is read, and everything derived is compared with the
+// slot table. I/O on a disk waits until it is done.
+func Check(path string, id int) ([]Checked, error) {
+	m, err := Find(path)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := deviceIDs(m.Point)
+	if err != nil {
+		return nil, err
+	}
+	if id >= 0 {
+		if !slices.Contains(ids, id) {
+			return nil, Errorf(CodeNoAttribute, "%s has no device zram%d", m.Point, id)
+		}
+		ids = []int{id}
+	}
+	all := []Checked{}
+	for _, id := range ids {
+		name := "zram" + strconv.Itoa(id)
+		c, err := checkDisk(filepath.Join(m.Point, blockDir, name, "zramfs/check"))
+		if err != nil {
+			return nil, err
+		}
+		c.Device = name
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+// checkDisk checks one disk by its attribute file.
+func checkDisk(file string) (Checked, error) {
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrPermission) {
+		return Checked{}, &Error{CodeNotPermitted, "a check is for the owner of the mount", err}
+	}
+	if err != nil {
+		return Checked{}, err
+	}
+	_, wrong := f.WriteString("1\n")
+	err = f.Close()
+	if wrong != nil && !errors.Is(wrong, unix.EIO) {
+		return Checked{}, errors.Join(fmt.Errorf("check: %w", wrong), err)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return Checked{}, fmt.Errorf("read what the check found: %w", err)
+	}
+	c := parseChecked(string(text))
+	if wrong != nil && c.Error == "" {
+		c.Error = wrong.Error() // the worker was replaced in between
+	}
+	return c, nil
+}
+
+// parseChecked reads the report that the attribute shows.
+func parseChecked(text string) (c Checked) {
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		n, _ := strconv.ParseInt(value, 10, 64)
+		switch name {
+		case "pages":
+			c.Pages = n
+		case "same":
+			c.Same = n
+		case "stored":
+			c.Stored = n
+		case "huge":
+			c.Huge = n
+		case "staged":
+			c.Staged = n
+		case "corrupt":
+			c.Corrupt = n
+		case "first_corrupt":
+			c.FirstCorrupt = &n
+		case "error":
+			c.Error = value
+		}
+	}
+	return c
+}
+
+// Text is the report for people.
+func (c Checked) Text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %d pages: %d same-filled, %d compressed, %d incompressible, %d staged\n",
+		c.Device, c.Pages, c.Same, c.Stored, c.Huge, c.Staged)
+	switch {
+	case c.FirstCorrupt != nil:
+		fmt.Fprintf(&b, "%s: damage: pages that cannot be read: %d, the first is page %d, at byte %d of the disk\n",
+			c.Device, c.Corrupt, *c.FirstCorrupt, *c.FirstCorrupt*4096)
+		fmt.Fprintf(&b, "    %s\n    They give I/O errors until they are written or discarded; all other pages are whole. "+
+			"Copy away what you need, make the disk anew, and test this machine's memory.\n", c.Error)
+	case c.Error != "":
+		fmt.Fprintf(&b, "%s: damage: every page can be read, but its tables disagree\n", c.Device)
+		fmt.Fprintf(&b, "    %s\n    A new worker makes the tables from the pages: zramfs upgrade starts one. "+
+			"Please report this as a bug.\n", c.Error)
+	default:
+		fmt.Fprintf(&b, "%s: no damage\n", c.Device)
+	}
+	return b.String()
+}
+
+// Damaged is the error of a check that found anything wrong, nil if it did not.
+func Damaged(all []Checked) error {
+	var bad []string
+	for _, c := range all {
+		if c.Error != "" {
+			bad = append(bad, c.Device)
+		}
+	}
+	if bad == nil {
+		return nil
+	}
+	return Errorf(CodeDamaged, "damaged: %s", strings.Join(bad, ", "))
+}
