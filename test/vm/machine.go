@@ -134,6 +134,7 @@ func (g guest) watch(ctx context.Context, r *recorder, stdin io.Writer, done <-c
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	var asked time.Time
+	keys := "8lwm" // all of the kernel's words; CPUs; who waits; memory
 	for {
 		select {
 		case <-done:
@@ -150,12 +151,13 @@ func (g guest) watch(ctx context.Context, r *recorder, stdin io.Writer, done <-c
 			return endedSilent
 		case silence > silenceAsk && time.Since(asked) > silenceAsk:
 			asked = time.Now()
-			for _, key := range "8lwm" {
+			for _, key := range keys {
 				_, _ = io.WriteString(stdin, "\x01b") // a dead guest is found by its silence
 				time.Sleep(100 * time.Millisecond)
 				_, _ = io.WriteString(stdin, string(key))
 				time.Sleep(400 * time.Millisecond)
 			}
+			keys = "lt" // and every thread, once: these are many lines
 		}
 	}
 }

@@ -67,7 +67,6 @@ void eat(int index) __attribute__((noreturn));
 void beat(void);
 void pulse(void);
 void bystander(void);
-void witness(void);
 void facts(const char *when); /* memory, processes of zramfs, its statistics */
 long swap_used(void);         /* MiB */
 

@@ -28,7 +28,7 @@ static struct watcher {
 	void (*run)(void);
 	pid_t pid;
 } watchers[] = {
-	{ "beat", 1, beat, 0 }, { "witness", 1, witness, 0 }, { "act", 1, act, 0 },
+	{ "beat", 1, beat, 0 }, { "act", 1, act, 0 },
 	{ "pulse", 0, pulse, 0 }, { "bystander", 0, bystander, 0 },
 };
 

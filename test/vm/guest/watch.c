@@ -24,66 +24,6 @@ long swap_used(void)
 	return (field(text, "SwapTotal") - field(text, "SwapFree")) >> 10;
 }
 
-/* each_process does something with each process of zramfs. Its second word is
- * its role. */
-static void each_process(const char *when, void (*run)(const char *when, int pid, const char *role))
-{
-	struct dirent *entry;
-	DIR *dir = opendir("/proc");
-
-	while (dir && (entry = readdir(dir))) {
-		char path[300], line[256], *role;
-		int n;
-
-		if (!isdigit(entry->d_name[0]))
-			continue;
-		snprintf(path, sizeof(path), "/proc/%s/cmdline", entry->d_name);
-		n = read_file(path, line, sizeof(line));
-		role = line + strlen(line) + 1;
-		if (n > 0 && !strcmp(line, "zramfs") && role < line + n)
-			run(when, atoi(entry->d_name), role);
-	}
-	if (dir)
-		closedir(dir);
-}
-
-/* first_line reads a file and cuts it at its first line's end. */
-static void first_line(const char *path, char *into, int size)
-{
-	read_file(path, into, size);
-	into[strcspn(into, "\n")] = 0;
-}
-
-/* where reports what each thread of zramfs waits for: its system call, and
- * where in the kernel it is. */
-static void where(const char *when, int pid, const char *role)
-{
-	char path[320], name[32], call[128], kernel[512], *at;
-	struct dirent *entry;
-	DIR *dir;
-
-	snprintf(path, sizeof(path), "/proc/%d/task", pid);
-	dir = opendir(path);
-	while (dir && (entry = readdir(dir))) {
-		if (!isdigit(entry->d_name[0]))
-			continue;
-		snprintf(path, sizeof(path), "/proc/%d/task/%s/comm", pid, entry->d_name);
-		first_line(path, name, sizeof(name));
-		snprintf(path, sizeof(path), "/proc/%d/task/%s/syscall", pid, entry->d_name);
-		first_line(path, call, sizeof(call));
-		snprintf(path, sizeof(path), "/proc/%d/task/%s/stack", pid, entry->d_name);
-		read_file(path, kernel, sizeof(kernel));
-		for (at = kernel; *at; at++) {
-			if (*at == '\n')
-				*at = ';';
-		}
-		report("thread when=%s role=%s pid=%d tid=%s name=%s syscall=%s stack=%s", when, role, pid, entry->d_name, name,
-			call, kernel);
-	}
-	if (dir)
-		closedir(dir);
-}
-
 /* beat tells once a second how far everybody is. It opens its file only once:
  * a machine that can open nothing can still say so. */
 void beat(void)
@@ -111,16 +51,6 @@ void beat(void)
 			shared->acted, shared->reads, shared->commands, shared->failed, eaters);
 		pause_ms(1000);
 	}
-}
-
-/* witness tells once what zramfs waits for when nobody gets memory. It is not
- * beat, because what it reads may need memory too. */
-void witness(void)
-{
-	while (now_ms() - shared->pulse_ms < 8000)
-		pause_ms(500);
-	each_process("stuck", where);
-	pause();
 }
 
 /* pulse does what any program does: it forks, touches memory, ends. */
@@ -214,9 +144,26 @@ static void one_process(const char *when, int pid, const char *role)
 		field(rollup, "Pss_Anon"), field(rollup, "Locked"));
 }
 
+/* processes tells about each process of zramfs: its second word is its role. */
 static void processes(const char *when)
 {
-	each_process(when, one_process);
+	struct dirent *entry;
+	DIR *dir = opendir("/proc");
+
+	while (dir && (entry = readdir(dir))) {
+		char path[300], line[256], *role;
+		int n;
+
+		if (!isdigit(entry->d_name[0]))
+			continue;
+		snprintf(path, sizeof(path), "/proc/%s/cmdline", entry->d_name);
+		n = read_file(path, line, sizeof(line));
+		role = line + strlen(line) + 1;
+		if (n > 0 && !strcmp(line, "zramfs") && role < line + n)
+			one_process(when, atoi(entry->d_name), role);
+	}
+	if (dir)
+		closedir(dir);
 }
 
 /* flat reports a file of "key value" lines, or of columns, as one line. */
