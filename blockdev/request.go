@@ -26,6 +26,9 @@ type Request struct {
 	Off    int64  // byte offset on the disk
 	Len    int64  // bytes to discard or zero; else len(Data) counts
 	Data   []byte // payload of a write, or where a read goes
+	// Last says that whoever submits could take no other request while this one
+	// waits: it is not parked where the wait may be long, but gets ErrNoSpace.
+	Last bool
 
 	// Done answers a request that Submit parked: called once, from another
 	// thread. Set when the Request is made, then immutable.

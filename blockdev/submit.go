@@ -66,6 +66,9 @@ func (d *disk) advance(r *Request) (n int, parked bool, err error) {
 	case errPark:
 		return 0, true, nil // the list took it under the slot's lock
 	case errRoom, errLimit:
+		if r.Last && (err == errLimit || d.upkeep.short.Load()) {
+			return d.finish(r, ErrNoSpace)
+		}
 		d.countParked(r)
 		r.until = time.Now().Add(d.patience(err))
 		d.waiting.room.push(r)

@@ -21,6 +21,7 @@ const (
 type upkeep struct {
 	wake    chan struct{} // immutable; capacity 1
 	stalled atomic.Bool   // a compressor could not store a page, and waits
+	short   atomic.Bool   // requests wait for room, and the last round made none
 	commits int64         // upkeep's own; of the pool, when it last woke compressors
 }
 
@@ -139,12 +140,15 @@ func (d *disk) keepUp() (again bool) {
 		}
 		waited, progress := d.retryRoom()
 		if !waited {
+			d.upkeep.short.Store(false)
 			return false
 		}
 		before := commits
 		commits = d.pool.Stats().Commits
 		if err != nil || !progress && commits == before {
-			return d.giveUp(time.Now())
+			again = d.giveUp(time.Now())
+			d.upkeep.short.Store(again)
+			return again
 		}
 	}
 }

@@ -40,7 +40,7 @@ func (t *Tree) Serve(r *fuseconn.Request) (n int, parked bool, errno syscall.Err
 		t.disks[id].Store(d)
 	}
 	b := r.Context.(*blockdev.Request)
-	b.Off, b.Len, b.Data, b.Stream = r.Offset, r.Length, r.Data, r.Reader%t.streams
+	b.Off, b.Len, b.Data, b.Stream, b.Last = r.Offset, r.Length, r.Data, r.Reader%t.streams, r.Last
 	switch r.Op {
 	case fuseconn.Read:
 		b.Op = blockdev.OpRead
