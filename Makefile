@@ -24,6 +24,9 @@ demo:            ## a program with 1 GiB of data in 256 MiB of RAM (root)
 test:            ## every test (root; installs what it needs on Debian)
 	@scripts/test.sh
 
+torture:         ## every test at full length: hours; goes on where it stopped (root)
+	@scripts/torture.sh
+
 bench:           ## against kernel zram, tmpfs and nbdkit (root); BENCH=--short for a quick one
 	@scripts/bench.sh $(BENCH)
 

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Every test at full length: hours. Each part that has passed is noted in
+# build/torture, and left out when this is started again; --fresh forgets.
+set -euo pipefail
+# shellcheck source=scripts/lib/common.sh
+source "$(dirname "$0")/lib/common.sh"
+# shellcheck source=scripts/lib/install.sh
+source "$root/scripts/lib/install.sh"
+
+kills=2000
+notes=$build/torture
+case ${1:-} in
+--fresh) rm -rf "$notes" ;;
+"") ;;
+*) die "unknown argument $1: expected --fresh or nothing" ;;
+esac
+[[ $EUID -eq 0 ]] || die "mounts, swaps and kills daemons: be root"
+mkdir -p "$notes"
+test_packages || warn "tests that need these will say so."
+
+# part NAME COMMAND…: run it unless this state of the tree has passed it.
+tree=$(git describe --always --dirty 2>/dev/null || echo unknown)
+part() {
+	local name=$1
+	shift
+	if [[ $(cat "$notes/$name" 2>/dev/null) == "$tree" ]]; then
+		say "passed before: $name"
+		return
+	fi
+	step "$name"
+	"$@"
+	echo "$tree" >"$notes/$name"
+}
+
+# fuzz_all PACKAGE: each of its fuzz targets, five minutes.
+fuzz_all() {
+	local target
+	for target in $(go test -list '^Fuzz' "$1" | grep '^Fuzz'); do
+		go test -run '^$' -fuzz "^$target\$" -fuzztime 5m "$1"
+	done
+}
+
+for load in file loop swap; do part "kill-$load" scripts/kill-test.sh "$kills" "$load"; done
+part vm scripts/vm.sh --matrix
+part integration env ZRAMFS_LONG=1 go test ./test/integration -count=1 -v -timeout 6h
+for package in blockdev compress pool internal/fuseconn; do part "fuzz-${package##*/}" fuzz_all "./$package"; done
+say "all passed."
