@@ -117,12 +117,22 @@ func DetachLoop(path string) error {
 		return fmt.Errorf("detach loop: %w", err)
 	}
 	defer dev.Close()
+	sys := filepath.Join("/sys/block", filepath.Base(path))
+	for _, set := range []struct{ file, value string }{
+		{"queue/stable_writes", "0"},
+		{"queue/wbt_lat_usec", "-1"}, // the kernel's default
+	} {
+		// Nothing is lost if a container may not: best effort.
+		_ = writeValue(filepath.Join(sys, set.file), set.value)
+	}
 	return clearLoop(dev, path)
 }
 
 // ReleaseLoops lets go of the loop devices whose file lies in dir, which will
 // never answer again: now, or when their last user lets go of them. Once dir
-// is unmounted nobody could tell any more whose they were.
+// is unmounted nobody could tell any more whose they were. The queue settings
+// stay: the kernel changes them once the device is at rest, and requests of a
+// dead mount may be under way for as long as the caller holds its connection.
 func ReleaseLoops(dir string) error {
 	loops, err := LoopsBelow(dir)
 	for _, l := range loops {
@@ -137,16 +147,8 @@ func ReleaseLoops(dir string) error {
 	return err
 }
 
-// clearLoop puts the queue settings back and detaches, at the last close.
+// clearLoop detaches, at the last close.
 func clearLoop(dev *os.File, path string) error {
-	sys := filepath.Join("/sys/block", filepath.Base(path))
-	for _, set := range []struct{ file, value string }{
-		{"queue/stable_writes", "0"},
-		{"queue/wbt_lat_usec", "-1"}, // the kernel's default
-	} {
-		// Nothing is lost if a container may not: best effort.
-		_ = writeValue(filepath.Join(sys, set.file), set.value)
-	}
 	if err := unix.IoctlSetInt(int(dev.Fd()), unix.LOOP_CLR_FD, 0); err != nil {
 		return fmt.Errorf("detach %s: %w", path, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -56,6 +57,65 @@ func attachForTest(t *testing.T, file string) Loop {
 		t.Logf("warnings: %v", warnings)
 	}
 	return loop
+}
+
+// A loop device whose requests never come back is let go of all the same:
+// here they wait for a file system that is frozen.
+func TestReleaseStuckLoop(t *testing.T) {
+	needRoot(t)
+	for _, tool := range []string{"mkfs.ext4", "fsfreeze", "mount", "umount"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skip("needs ", tool)
+		}
+	}
+	outer := backingFile(t, 32<<20)
+	must := func(name string, args ...string) {
+		t.Helper()
+		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+			t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+		}
+	}
+	must("mkfs.ext4", "-q", outer)
+	fs := t.TempDir()
+	must("mount", "-o", "loop", outer, fs)
+	defer must("umount", fs)
+	inner := filepath.Join(fs, "disk")
+	if err := os.WriteFile(inner, make([]byte, 8<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	loop := attachForTest(t, inner)
+	must("fsfreeze", "--freeze", fs)
+	user := exec.Command("dd", "if=/dev/zero", "of="+loop.Path, "bs=64k", "count=4", "oflag=direct")
+	if err := user.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = user.Wait() }() // its data go nowhere
+	inflight := func() bool {
+		text, _ := readTrimmed(loop.sys("inflight"))
+		return !strings.HasSuffix(text, " 0")
+	}
+	for range 500 {
+		if inflight() {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if !inflight() {
+		t.Error("no request is under way")
+	}
+	released := make(chan error, 1)
+	go func() { released <- ReleaseLoops(fs) }()
+	select {
+	case err := <-released:
+		if err != nil {
+			t.Error(err)
+		}
+		must("fsfreeze", "--unfreeze", fs)
+	case <-time.After(10 * time.Second):
+		t.Error("it waits for a request that never comes back")
+		must("fsfreeze", "--unfreeze", fs)
+		<-released
+	}
 }
 
 // A loop device that is in use goes when its user does.
