@@ -2,8 +2,10 @@ package blockdev
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 
 	"github.com/zramfs/zramfs/internal/invariants"
@@ -16,32 +18,47 @@ type configuration struct {
 	policy  stable.Policy
 	frames  int
 	streams int
-	compact bool // compaction runs all the time
+	compact bool  // compaction runs all the time
+	limit   int64 // bytes of memory; 0: none
+	kills   bool  // the worker is killed now and then
 }
 
 func (c configuration) String() string {
-	return fmt.Sprintf("%s,%v,frames=%d,streams=%d,compact=%v", c.codec, c.policy, c.frames, c.streams, c.compact)
+	return fmt.Sprintf("%s,%v,frames=%d,streams=%d,compact=%v,limit=%d,kills=%v",
+		c.codec, c.policy, c.frames, c.streams, c.compact, c.limit, c.kills)
 }
 
-// One list of operations under every configuration: what the reads give, and
-// what the disk holds at the end, is the same everywhere. A failure prints the
-// seed and the configuration, which is all it takes to run it again.
-func TestMetamorphic(t *testing.T) {
-	var all []configuration
+// configurations are all that are compared. What is not a dimension of its own
+// goes with the others, each value with each value of the rest somewhere.
+func configurations(size int64) (all []configuration) {
 	for _, codec := range []string{"lz4", "lz4hc", "zstd", "minlz", "s2", "deflate", "none"} {
-		for _, policy := range []stable.Policy{stable.Snapshot, stable.Wait} {
-			for _, frames := range []int{0, 1, 16} {
-				for _, streams := range []int{1, 2, 5} {
-					all = append(all, configuration{codec, policy, frames, streams, frames == 1})
-				}
+		for _, policy := range []stable.Policy{stable.Snapshot, stable.Wait, stable.Refuse} {
+			for i, frames := range []int{0, 1, 16, 0, 1, 16} {
+				n := len(all)
+				all = append(all, configuration{
+					codec: codec, policy: policy, frames: frames, streams: []int{1, 2, 5}[n%3],
+					compact: n%4 < 2, limit: int64(n%5/4) * 4 * size, kills: i >= 3,
+				})
 			}
 		}
 	}
+	return all
+}
+
+// One list of operations under every configuration: what the reads give, and
+// what the disk holds at the end, is the same everywhere, however often the worker
+// is killed in between. A failure prints the seed and the configuration, which is
+// all it takes to run it again.
+func TestMetamorphic(t *testing.T) {
 	const size = 64 * PageSize
-	seeds, operations := uint64(3), 400
-	if testing.Short() || invariants.Enabled {
+	seeds, operations := uint64(2), 400
+	if testing.Short() {
 		seeds = 1
 	}
+	if invariants.Enabled { // each operation costs ten times as much
+		seeds, operations = 1, 120
+	}
+	var kills, replayed, midway int
 	for seed := range seeds {
 		r := rand.New(rand.NewPCG(seed, 11))
 		ops := make([]operation, operations)
@@ -49,56 +66,64 @@ func TestMetamorphic(t *testing.T) {
 			ops[i] = draw(t, r, size)
 		}
 		var want [sha256.Size]byte
-		for i, c := range all {
-			got, err := historyOf(t, c, ops, size)
+		for i, c := range configurations(size) {
+			cfg := testConfig(t)
+			cfg.Algorithm, cfg.Policy, cfg.WriteBehind = params(t, c.codec), c.policy, c.frames
+			cfg.Streams, cfg.MemLimit = c.streams, c.limit
+			if c.kills { // many wait for room, and are sent again
+				cfg.ReserveLow, cfg.ReserveHigh = 32<<10, 32<<10
+			}
+			g := newGenerations(t, size, cfg)
+			got, err := historyOf(g, c, ops, size, seed)
 			if err != nil {
 				t.Fatalf("seed %d, %v: %v", seed, c, err)
 			}
+			g.end()
+			kills, replayed, midway = kills+g.kills, replayed+g.replayed, midway+g.midway
 			if i == 0 {
 				want = got
 			} else if got != want {
-				t.Fatalf("seed %d: the history under %v is not the one under %v", seed, c, all[0])
+				t.Fatalf("seed %d: the history under %v is not the one under %v", seed, c, configurations(size)[0])
 			}
 		}
+	}
+	t.Logf("%d kills, %d of them in the middle of compression or compaction, %d requests sent again", kills, midway, replayed)
+	if kills == 0 || midway == 0 || replayed == 0 {
+		t.Error("some of these never happened")
 	}
 }
 
 // historyOf runs the operations and hashes everything that was read.
-func historyOf(t *testing.T, c configuration, ops []operation, size int64) (sum [sha256.Size]byte, err error) {
-	cfg := testConfig(t)
-	cfg.Algorithm, cfg.Policy, cfg.WriteBehind, cfg.Streams = params(t, c.codec), c.policy, c.frames, c.streams
-	d := newDevice(t, size, cfg)
+func historyOf(g *generations, c configuration, ops []operation, size int64, seed uint64) (sum [sha256.Size]byte, err error) {
 	stop := make(chan struct{})
 	compacted := make(chan error, 1)
-	go func() {
-		for c.compact {
-			select {
-			case <-stop:
-				compacted <- nil
-				return
-			default:
-			}
-			if err := store(d, "compact", "1"); err != nil {
-				compacted <- err
-				return
-			}
-		}
-		compacted <- nil
-	}()
+	go func() { compacted <- compactUntil(g, c.compact, stop) }()
 	h := sha256.New()
+	fates := rand.New(rand.NewPCG(seed, 13))
 	for i, o := range ops {
-		req := &Request{Off: o.off, Len: o.n, Stream: i % c.streams}
-		switch o.kind {
-		case 'w':
-			req.Op, req.Data = OpWrite, o.fill
-		case 'r':
-			req.Op, req.Data = OpRead, make([]byte, o.n)
-		case 'd', 'z':
-			req.Op = OpDiscard
-		default:
-			continue
+		request := func() *Request {
+			req := &Request{Off: o.off, Len: o.n, Stream: i % c.streams}
+			switch o.kind {
+			case 'w':
+				req.Op, req.Data = OpWrite, o.fill
+			case 'r':
+				req.Op, req.Data = OpRead, make([]byte, o.n)
+			case 'd', 'z':
+				req.Op = OpDiscard
+			default:
+				req.Op = OpFlush
+			}
+			return req
 		}
-		n, err := d.Do(req)
+		var fate *rand.Rand
+		if c.kills && fates.IntN(25) == 0 {
+			fate = fates
+		}
+		req, n, err := g.do(request, fate)
+		for errors.Is(err, ErrRefused) { // whoever chose refuse retries
+			runtime.Gosched()
+			req, n, err = g.do(request, nil)
+		}
 		if err != nil {
 			return sum, fmt.Errorf("operation %d, %v: %w", i, o, err)
 		}
@@ -111,9 +136,24 @@ func historyOf(t *testing.T, c configuration, ops []operation, size int64) (sum 
 	if err := <-compacted; err != nil {
 		return sum, err
 	}
-	h.Write(read(t, d, int(size), 0))
-	if err := d.Check(); err != nil {
-		return sum, err
-	}
+	h.Write(read(g.t, g.device(), int(size), 0))
 	return [sha256.Size]byte(h.Sum(nil)), nil
+}
+
+// compactUntil compacts all the time, but while the worker is killed.
+func compactUntil(g *generations, on bool, stop chan struct{}) error {
+	for on {
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
+		g.mu.RLock()
+		err := store(g.d, "compact", "1")
+		g.mu.RUnlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
