@@ -63,6 +63,7 @@ type process struct {
 type death struct {
 	clean bool   // status 0
 	fault bool   // of its own doing: a signal for a fault, or a panic
+	slain bool   // by SIGKILL: it had no part in it
 	text  string // its status, and what it said
 	line  string // what it said first
 }
@@ -80,7 +81,6 @@ type assignment struct {
 	Layout   fuseconn.Layout `json:"layout,omitzero"` // of the request buffers
 	Roles    []string        `json:"roles"`           // of the descriptors that come along
 	Regions  int             `json:"regions"`         // that follow, each in a message
-	Serving  int             `json:"serving"`         // process number of who serves meanwhile; 0: nobody
 }
 
 // order tells a worker to serve.
@@ -182,6 +182,8 @@ func (p *process) reap() death {
 		switch status.Signal() {
 		case unix.SIGSEGV, unix.SIGBUS, unix.SIGILL, unix.SIGABRT:
 			d.fault = true
+		case unix.SIGKILL:
+			d.slain = true
 		}
 	default:
 		d.text = fmt.Sprintf("exit status %d", status.ExitStatus())

@@ -100,9 +100,6 @@ func (k *keeper) configure(p *process) {
 		Roles:    roles,
 		Regions:  len(k.held.regions),
 	}
-	if k.worker != nil && k.worker != p {
-		a.Serving = k.worker.pid
-	}
 	err := p.control.send(message{Kind: msgConfig, Worker: &a}, files...)
 	for name, f := range k.held.regions {
 		if err == nil {
@@ -248,6 +245,8 @@ func (k *keeper) lost(p *process) {
 		c.unjudged.Store(1)
 	}
 	switch {
+	case !p.served && p.status.slain && p.killed == "":
+		k.failures = min(k.failures+1, maxFailures-1) // however often: the next one may be let live
 	case !p.served:
 		k.failures++
 	case fault && now.Sub(p.went) < quickDeath:

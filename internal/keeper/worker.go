@@ -107,10 +107,6 @@ func (w *worker) stand() (*service, error) {
 	if err := w.openShared(); err != nil {
 		return nil, err
 	}
-	serving, err := watchServing(w.task.Serving)
-	if err != nil {
-		return nil, err
-	}
 	service, err := w.build()
 	if err != nil {
 		return nil, err
@@ -128,7 +124,7 @@ func (w *worker) stand() (*service, error) {
 		m, files, err := w.control.receive()
 		switch {
 		case err != nil:
-			w.alone(serving)
+			w.alone()
 		case m.Kind == msgStop:
 			os.Exit(int(CodeOK))
 		case m.Kind == msgRegion && len(files) == 1:
@@ -165,15 +161,6 @@ func (w *worker) openShared() error {
 	return err
 }
 
-// watchServing watches the worker that serves; 0 is nobody, and so is one that
-// has just ended.
-func watchServing(pid int) (*os.File, error) {
-	if pid == 0 {
-		return nil, nil
-	}
-	return host.Watch(pid)
-}
-
 // adopt maps a region of a device, in the place of one of the same name.
 func (w *worker) adopt(name string, f *os.File) error {
 	r, err := shm.Adopt(name, f)
@@ -197,9 +184,19 @@ func (w *worker) forget(name string) {
 // alone is the end of a worker that waits, when its keeper is gone: the one
 // that serves starts another keeper, and that a standby of its own. If that
 // one is gone as well, nobody is left to clear the mount away.
-func (w *worker) alone(serving *os.File) {
-	if serving != nil && host.Gone(serving, 0) {
-		w.clearAway()
+//
+// Who serves is asked now: since this one was started it may have changed.
+func (w *worker) alone() {
+	if w.header.region != nil {
+		pid := int(w.header.crash().worker.Load())
+		serving := (*os.File)(nil) // gone: one was just to be replaced
+		var err error
+		if pid != 0 {
+			serving, err = host.Watch(pid)
+		}
+		if err == nil && host.Gone(serving, 0) {
+			w.clearAway()
+		}
 	}
 	os.Exit(int(CodeFailure))
 }

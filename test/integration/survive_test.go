@@ -144,6 +144,22 @@ func deaths() []death {
 				}
 			}
 		}},
+		{"SIGKILL during an upgrade", false, func(k *killer) {
+			upgrade := exec.Command(zramfsBinary, "upgrade", k.m.point)
+			if err := upgrade.Start(); err != nil {
+				k.m.t.Fatal(err)
+			}
+			time.Sleep(time.Duration(k.rng.IntN(150<<k.rng.IntN(5))) * time.Millisecond)
+			if pids := k.workers(); len(pids) > 0 { // none: they are just being exchanged
+				k.signal(pids[k.rng.IntN(len(pids))], unix.SIGKILL)
+			}
+			_ = upgrade.Wait() // it may have been in time, or be told that it failed
+		}},
+		{"the keeper", false, func(k *killer) {
+			before := k.keeper()
+			k.signal(before, unix.SIGKILL)
+			await(k.m.t, "a new keeper", func() bool { return k.keeper() != before })
+		}},
 		{"two in a row", false, func(k *killer) {
 			k.signal(k.worker(), unix.SIGKILL)
 			k.signal(k.worker(), unix.SIGKILL)
@@ -170,15 +186,19 @@ func newKiller(m *mnt) *killer {
 // to answer.
 func (k *killer) run(n int, ways []death) {
 	k.m.t.Helper()
+	var history []string
+	defer func() {
+		if k.m.t.Failed() {
+			k.m.t.Logf("the deaths, in order: %s", strings.Join(history, "; "))
+		}
+	}()
 	for range n {
 		time.Sleep(time.Duration(k.rng.IntN(long(120, 60))) * time.Millisecond)
 		way := ways[k.rng.IntN(len(ways))]
+		history = append(history, way.name)
 		way.die(k)
 		k.survived++
 		k.generation() // it answers again
-		if k.m.t.Failed() {
-			k.m.t.Fatalf("after %d kills, the last was %s", k.survived, way.name)
-		}
 	}
 }
 
@@ -193,6 +213,11 @@ func (k *killer) signal(pid int, sig unix.Signal) {
 func (k *killer) worker() int {
 	k.m.t.Helper()
 	return int(k.m.stat("zramfs/daemon_stat", "worker_pid"))
+}
+
+func (k *killer) keeper() int {
+	k.m.t.Helper()
+	return int(k.m.stat("zramfs/daemon_stat", "keeper_pid"))
 }
 
 func (k *killer) generation() int {
