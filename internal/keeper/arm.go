@@ -219,7 +219,7 @@ func (b *boot) lockDown() {
 		return
 	}
 	b.Locked = true
-	if err := lockProgram(); err != nil {
+	if err := errors.Join(lockProgram(), host.PopulateProgram()); err != nil {
 		b.note("%v", err)
 	}
 }

@@ -73,15 +73,7 @@ func inspect(point string) (*inspection, error) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		in.facts[key] = value
 	}
-	d := parseDaemon(string(text))
-	in.procs = []member{{memberKeeper, d.Keeper}, {memberWorker, d.Worker}}
-	children, err := host.Children(d.Keeper)
-	for _, pid := range children {
-		if pid != d.Worker {
-			in.procs = append(in.procs, member{memberStandby, pid})
-		}
-	}
-	if err != nil {
+	if err := in.findProcesses(); err != nil {
 		return nil, err
 	}
 	if in.before, err = in.sample(); err != nil {
@@ -89,6 +81,22 @@ func inspect(point string) (*inspection, error) {
 	}
 	in.after, err = in.sample()
 	return in, err
+}
+
+// findProcesses finds keeper, worker and standby: the children of the keeper.
+func (in *inspection) findProcesses() error {
+	d, err := readDaemon(in.point)
+	if err != nil {
+		return err
+	}
+	children, err := host.Children(d.Keeper)
+	in.procs = []member{{memberKeeper, d.Keeper}, {memberWorker, d.Worker}}
+	for _, pid := range children {
+		if pid != d.Worker {
+			in.procs = append(in.procs, member{memberStandby, pid})
+		}
+	}
+	return err
 }
 
 // attribute is the file of an attribute of zram0, or of the lowest device.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -62,7 +63,7 @@ func processGuards() []guard {
 			why:  "without it the requests that a worker had when it died are lost: the mount ends, and programs in swap with it",
 			todo: "use Linux 6.9 or later",
 		}, {
-			name: guardStandby, optional: true, swapOnly: true, check: checkStandby,
+			name: guardStandby, optional: true, swapOnly: true, check: checkStandby, apply: awaitStandby,
 			why:  "to start a new worker takes memory, which there may not be when the old one dies",
 			todo: "mount without --no-standby; if it just took over, a new standby is there in a moment",
 		},
@@ -298,4 +299,17 @@ func checkStandby(in *inspection) finding {
 		return lack("none; without resend it could not take over")
 	}
 	return fail("none")
+}
+
+// standbyTime is how long a mount that was just made may take to make a standby.
+const standbyTime = 10 * time.Second
+
+// awaitStandby looks for one until there is one.
+func awaitStandby(in *inspection, _ *guardState) error {
+	for end := time.Now().Add(standbyTime); in.facts["resend"] == "yes" && time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if err := in.findProcesses(); err != nil || len(in.procs) > 2 {
+			return err
+		}
+	}
+	return nil
 }

@@ -33,7 +33,7 @@ const (
 // starts the goroutine that tends the heap.
 func startHeap() {
 	debug.SetGCPercent(-1)
-	samples := []metrics.Sample{{Name: metricTotal}, {Name: metricAllocs}}
+	samples := []metrics.Sample{{Name: metricTotal}, {Name: metricAllocs}, {Name: metricCycles}}
 	metrics.Read(samples)
 	debug.SetMemoryLimit(int64(samples[0].Value.Uint64()) + heapRoom)
 	go tendHeap(samples)
@@ -42,24 +42,36 @@ func startHeap() {
 // tendHeap looks every few seconds; it allocates nothing itself. What codecs
 // were given since raises the limit, so that the collector never fights them.
 func tendHeap(samples []metrics.Sample) {
-	last := samples[1].Value.Uint64()
+	last, cycles := samples[1].Value.Uint64(), samples[2].Value.Uint64()
 	for range time.Tick(heapLook) {
 		metrics.Read(samples)
-		if samples[1].Value.Uint64()-last < heapSlack {
+		if samples[2].Value.Uint64() == cycles && samples[1].Value.Uint64()-last < heapSlack {
 			continue
 		}
-		runtime.GC()
-		metrics.Read(samples)
-		last = samples[1].Value.Uint64()
+		if samples[2].Value.Uint64() == cycles { // else settleHeap has collected
+			runtime.GC()
+			metrics.Read(samples)
+		}
+		last, cycles = samples[1].Value.Uint64(), samples[2].Value.Uint64()
 		debug.SetMemoryLimit(int64(samples[0].Value.Uint64()) + heapRoom)
 	}
 }
 
-// settleHeap is for the end of all preparations: the collector has run once,
-// so that it has what it needs, and what is on the heap, or will be by the
-// next cycle, faults no more. Whoever faults may have to wait for memory.
+// settleHeap is for the end of all preparations: what is on the heap, or will
+// be by the next cycle, faults no more, and the collector and the allocator
+// have what they need for a cycle's garbage, since they have seen one. Whoever
+// faults may have to wait for memory.
 func settleHeap() error {
-	runtime.GC()
+	const largest = 32 << 10 // of what the runtime has size classes for
+	var garbage []byte       // all of it, since the collector is off
+	for size := 8; size <= largest; size *= 2 {
+		for range heapSlack / 16 / size {
+			garbage = make([]byte, size)
+		}
+	}
+	runtime.KeepAlive(garbage)
+	runtime.GC() // finds it
+	runtime.GC() // has swept it
 	samples := []metrics.Sample{
 		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/unused:bytes"},
 		{Name: "/memory/classes/heap/stacks:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
