@@ -38,7 +38,7 @@ type facts struct {
 	streams int                // immutable once the worker serves, as are the next two
 	found   blockdev.Recovered // when it took over
 	text    string             // of daemon_stat
-	conn    atomic.Pointer[fuseconn.Conn]
+	resend  atomic.Bool
 }
 
 // daemonFacts is the text of daemon_stat: lines of a key and a value, constant

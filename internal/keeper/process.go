@@ -81,6 +81,7 @@ type assignment struct {
 	Layout   fuseconn.Layout `json:"layout,omitzero"` // of the request buffers
 	Roles    []string        `json:"roles"`           // of the descriptors that come along
 	Regions  int             `json:"regions"`         // that follow, each in a message
+	Keeper   int             `json:"keeper"`          // process number
 }
 
 // order tells a worker to serve.

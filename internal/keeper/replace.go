@@ -58,8 +58,8 @@ func (k *keeper) handle(e event) {
 		switch {
 		case p == k.worker:
 			k.order(p)
-		case p == k.standby && k.moving:
-			k.moved()
+		case p == k.standby:
+			k.ready(p)
 		}
 	case e.m.Kind == msgReady && p.stage == going:
 		k.serving(p, e.m)
@@ -99,6 +99,7 @@ func (k *keeper) configure(p *process) {
 		Layout:   k.held.layout,
 		Roles:    roles,
 		Regions:  len(k.held.regions),
+		Keeper:   os.Getpid(),
 	}
 	err := p.control.send(message{Kind: msgConfig, Worker: &a}, files...)
 	for name, f := range k.held.regions {
@@ -355,5 +356,15 @@ func (k *keeper) makeStandby() {
 		return
 	}
 	k.standby = p
+}
+
+// ready: the standby can take over at any time now.
+func (k *keeper) ready(p *process) {
 	k.note(func(c *crashRecord) { c.standby.Store(int64(p.pid)) })
+	if k.moving {
+		k.moving = false
+		if k.worker.stage == serving {
+			k.kill(k.worker, "its keeper died before it")
+		}
+	}
 }

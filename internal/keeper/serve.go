@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"strconv"
+	"time"
 
 	"github.com/zramfs/zramfs/blockdev"
 	"github.com/zramfs/zramfs/compress"
@@ -129,7 +131,7 @@ func (w *worker) serve(s *service) error {
 		}
 	}
 	w.facts.text = w.daemonFacts(s.conn)
-	w.facts.conn.Store(&s.conn)
+	w.facts.resend.Store(w.resends(s.conn))
 	if w.order.Resume {
 		if err := s.cpu.Resend(); err != nil && !w.held.over() {
 			return err
@@ -138,6 +140,9 @@ func (w *worker) serve(s *service) error {
 	ready := message{Kind: msgReady, Notes: w.notes, Resend: w.resends(s.conn)}
 	if err := w.tell(ready); err != nil && w.buffers == nil {
 		return err // else the next keeper finds it serving
+	}
+	if fault == faultDie {
+		time.AfterFunc(trialTime/2, func() { os.Exit(int(CodeFailure)) })
 	}
 	go w.publish(s.conn)
 	if w.order.Verify {

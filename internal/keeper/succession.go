@@ -166,15 +166,6 @@ func (k *keeper) move() {
 		return
 	}
 	k.standby = p
-	k.header.crash().standby.Store(int64(p.pid))
-}
-
-// moved: the worker of this keeper's own is ready.
-func (k *keeper) moved() {
-	k.moving = false
-	if k.worker.stage == serving {
-		k.kill(k.worker, "its keeper died before it")
-	}
 }
 
 // kill ends a worker that did no wrong.
@@ -321,6 +312,7 @@ func (w *worker) replaceKeeper() *control {
 		w.clearAway()
 		os.Exit(int(CodeFailure))
 	}
+	w.header.crash().keeper.Store(0) // who waits sees that the mount is taken care of
 	if time.Since(w.keeper) < quickDeath {
 		time.Sleep(maxPause) // the next one may die as soon
 	}
@@ -374,7 +366,7 @@ func (w *worker) startKeeper() (*control, error) {
 	}
 	e := estate{
 		Device: w.task.Device, CPUs: w.task.CPUs, Layout: w.task.Layout, Generation: w.order.Generation,
-		Resend: w.resends(*w.facts.conn.Load()), Orphan: true, Regions: make(map[string]int),
+		Resend: w.order.Resume || w.facts.resend.Load(), Orphan: true, Regions: make(map[string]int),
 		Workers: []heir{{PID: os.Getpid(), PIDFD: give(self), Control: give(theirs), Stage: int(serving)}},
 	}
 	roles, base := w.held.base()

@@ -101,18 +101,10 @@ func (k *keeper) answerUpgrade(q *question) (any, error) {
 		return nil, err
 	}
 	result.Mountpoint, result.Before = k.boot.Config.Mountpoint, before
+	if err := k.settle(t, program); err != nil {
+		return nil, err
+	}
 	err = k.do(func() error {
-		k.trial = nil
-		k.note(func(c *crashRecord) { c.upgrades.Add(1) })
-		k.drop(t.fallback)
-		kept, err := highFD(program)
-		if err != nil {
-			return err
-		}
-		if k.program != nil {
-			k.program.Close()
-		}
-		k.program = kept
 		text, err := json.Marshal(result)
 		if err != nil {
 			return err
@@ -122,13 +114,41 @@ func (k *keeper) answerUpgrade(q *question) (any, error) {
 			return err
 		}
 		defer asker.Close()
-		return k.become(kept, asker, text)
+		return k.become(k.program, asker, text)
 	})
 	if err != nil {
 		result.KeeperKept = OneLine(err)
 		_ = k.do(func() error { k.due.standby = time.Now().Add(standbyPause); return nil })
 	}
 	return result, nil
+}
+
+// settle keeps the new program: what was there for the way back goes.
+func (k *keeper) settle(t *trial, program *os.File) error {
+	kept, err := highFD(program)
+	if err != nil {
+		return err
+	}
+	fallback := t.fallback
+	err = k.do(func() error {
+		k.trial = nil
+		k.note(func(c *crashRecord) { c.upgrades.Add(1) })
+		k.drop(fallback)
+		if k.program != nil {
+			k.program.Close()
+		}
+		k.program = kept
+		return nil
+	})
+	if err != nil {
+		kept.Close()
+		return err
+	}
+	_, err = k.await(drainTime, func() (bool, error) {
+		_, there := k.processes[fallback]
+		return !there, nil
+	})
+	return err
 }
 
 // mayUpgrade says why not.

@@ -181,22 +181,27 @@ func (w *worker) forget(name string) {
 	}
 }
 
+// dyingTime is how long a worker that was killed together with its keeper may
+// take to be gone.
+const dyingTime = 500 * time.Millisecond
+
 // alone is the end of a worker that waits, when its keeper is gone: the one
 // that serves starts another keeper, and that a standby of its own. If that
-// one is gone as well, nobody is left to clear the mount away.
-//
-// Who serves is asked now: since this one was started it may have changed.
+// one is gone as well, and had not begun to, nobody is left to clear the mount
+// away. Who serves is asked now: since this one was started it may have changed.
 func (w *worker) alone() {
-	if w.header.region != nil {
-		pid := int(w.header.crash().worker.Load())
-		serving := (*os.File)(nil) // gone: one was just to be replaced
-		var err error
-		if pid != 0 {
-			serving, err = host.Watch(pid)
-		}
-		if err == nil && host.Gone(serving, 0) {
-			w.clearAway()
-		}
+	if w.header.region == nil {
+		os.Exit(int(CodeFailure))
+	}
+	c := w.header.crash()
+	serving := (*os.File)(nil) // gone: one was just to be replaced
+	var err error
+	if pid := int(c.worker.Load()); pid != 0 && pid != os.Getpid() { // or the order to us was on its way
+		serving, err = host.Watch(pid)
+	}
+	if err == nil && host.Gone(serving, int(dyingTime/time.Millisecond)) && c.keeper.Load() == int64(w.task.Keeper) {
+		closeAll(w.held.fuse) // the last: whoever waits for an answer, clearing away included, gets an error
+		w.clearAway()
 	}
 	os.Exit(int(CodeFailure))
 }

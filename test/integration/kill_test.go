@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -135,6 +136,45 @@ func TestEndsInAnyPhase(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestKeeperAfterWorker kills a worker and, before another serves or just then,
+// the keeper. Either the mount goes on or it ends with errors; it never hangs.
+func TestKeeperAfterWorker(t *testing.T) {
+	need(t, "/dev/loop-control")
+	needResend(t)
+	for delay := range time.Duration(long(8, 40)) {
+		m := mount(t, "--size", "8M")
+		standby(m)
+		programs := working(m)
+		worker, keeper := m.stat("zramfs/daemon_stat", "worker_pid"), m.stat("zramfs/daemon_stat", "keeper_pid")
+		for _, pid := range []int64{worker, keeper} {
+			if err := unix.Kill(int(pid), unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(delay * time.Millisecond)
+		}
+		await(t, "an answer or an end", func() bool { return m.serving() || deadOrGone(m.point) })
+		if m.serving() {
+			unharmed(t, programs)
+			m.detach()
+		} else {
+			for _, w := range programs {
+				ended(t, w, "a program at work")
+			}
+		}
+		await(t, "the end of the mount", func() bool {
+			r := command(zramfsBinary, "umount", m.point)
+			return r.code == 0 || r.code == 4
+		})
+		nothing(t, m.point)
+	}
+}
+
+// deadOrGone says whether nobody serves a mount, or there is none.
+func deadOrGone(point string) bool {
+	entries, err := os.ReadDir(point)
+	return err != nil || len(entries) == 0
 }
 
 // TestStopped ends a mount whose worker is stopped.
