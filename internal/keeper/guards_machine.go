@@ -90,7 +90,7 @@ func applyBoost(_ *inspection, s *guardState) error { return s.set(boostPath(), 
 
 // The free memory that is kept is minFreePermille of all, at most minFreeMost:
 // what loop and FUSE take for the requests under way does not grow with the
-// machine. In guests of 256 and 512 MiB with 8 and 16 MiB every storm passed.
+// machine.
 const (
 	minFreePermille = 35
 	minFreeMost     = 64 << 20
