@@ -21,6 +21,10 @@ import (
 	"time"
 )
 
+// patience bounds a guest that goes on and on. It is generous: the host may
+// have other things to do, and a guest that stands still is found long before.
+const patience = 20 * time.Minute
+
 const (
 	exitWrong  = 1
 	exitUsage  = 2
@@ -192,10 +196,7 @@ func (b *bench) one(ctx context.Context, c cell) (result, error) {
 		initrd: b.initrds[c.Kernel],
 		memory: c.Memory, cpus: c.CPUs, accel: b.accel,
 		params: c.params(s, b.settingsOf(c)),
-		limit:  s.limit, stall: s.stall,
-	}
-	if g.limit == 0 {
-		g.limit = time.Duration(2+c.Memory/64) * time.Minute
+		limit:  patience, stall: s.stall,
 	}
 	if b.verbose {
 		g.echo = os.Stdout

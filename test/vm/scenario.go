@@ -20,7 +20,6 @@ type scenario struct {
 	events int           // that must happen
 	errors bool          // the kernel may see errors on the swap device
 	runs   int           // of each size, in the matrix
-	limit  time.Duration
 }
 
 func (s scenario) mayEnd(end string) bool { return slices.Contains(strings.Split(s.ends, "|"), end) }
@@ -37,22 +36,22 @@ func scenarios() []scenario {
 		{name: "full", about: "the store fills with data that does not compress",
 			params: p{"TURN": "110"}, ends: "killed", runs: bar},
 		{name: "stop", about: "the worker is stopped for 20 s",
-			params: p{"EAT": "140", "SECONDS": "25", "EVENTS": "stop"}, ends: "whole", stall: 21 * time.Second, events: 2, runs: others},
+			params: p{"EAT": "130", "SECONDS": "25", "EVENTS": "stop"}, ends: "whole", stall: 21 * time.Second, events: 2, runs: others},
 		{name: "kill-worker", about: "kill -9 of the worker, five times",
-			params: p{"EAT": "140", "SECONDS": "15", "EVENTS": "kill-worker", "EVENT_COUNT": "5"}, ends: "whole", events: 5, runs: others},
+			params: p{"EAT": "130", "SECONDS": "15", "EVENTS": "kill-worker", "EVENT_COUNT": "5"}, ends: "whole", events: 5, runs: others},
 		{name: "kill-keeper", about: "kill -9 of the keeper, three times",
-			params: p{"EAT": "140", "SECONDS": "15", "EVENTS": "kill-keeper", "EVENT_COUNT": "3", "EVENT_GAP": "4000"},
+			params: p{"EAT": "130", "SECONDS": "15", "EVENTS": "kill-keeper", "EVENT_COUNT": "3", "EVENT_GAP": "4000"},
 			ends:   "whole", events: 3, runs: others},
 		{name: "kill-both", about: "keeper and worker killed together: errors, but the machine lives",
-			params: p{"EAT": "140", "SECONDS": "5", "EVENTS": "kill-both"}, ends: "signal 7|killed", events: 1, errors: true, runs: others},
+			params: p{"EAT": "130", "SECONDS": "5", "EVENTS": "kill-both"}, ends: "signal 7|killed", events: 1, errors: true, runs: others},
 		{name: "upgrade", about: "zramfs upgrade to the same binary, twice",
-			params: p{"EAT": "140", "SECONDS": "15", "EVENTS": "upgrade", "EVENT_COUNT": "2", "EVENT_GAP": "3000"},
+			params: p{"EAT": "130", "SECONDS": "15", "EVENTS": "upgrade", "EVENT_COUNT": "2", "EVENT_GAP": "3000"},
 			ends:   "whole", events: 2, runs: others},
 		{name: "replaced", about: "worker killed, upgraded, keeper killed, one after another",
-			params: p{"EAT": "140", "SECONDS": "15", "EVENTS": "kill-worker+upgrade+kill-keeper+kill-worker"},
+			params: p{"EAT": "130", "SECONDS": "15", "EVENTS": "kill-worker+upgrade+kill-keeper+kill-worker"},
 			ends:   "whole", events: 4, runs: others},
 		{name: "again", about: "swapoff while pages are in swap, and again, twice over",
-			params: p{"EAT": "140", "SECONDS": "3", "SHRINK": "40", "CYCLES": "2"}, ends: "whole", events: 4, runs: others},
+			params: p{"EAT": "130", "SECONDS": "3", "SHRINK": "40", "CYCLES": "2"}, ends: "whole", events: 4, runs: others},
 		{name: "storm", about: "programs are started as fast as it goes",
 			params: p{"EAT": "130", "SECONDS": "12", "EVENTS": "storm"}, ends: "whole|killed", events: 1, runs: others},
 		{name: "curious", about: "statistics and status are read every 50 ms, until the OOM killer takes the eater",
@@ -60,7 +59,7 @@ func scenarios() []scenario {
 		{name: "zram", about: "kernel zram with lz4 and the same vm.* settings, for the ratio",
 			params: p{"SWAP": "zram"}, ends: "killed", runs: 1},
 		{name: "no-resend", about: "an older kernel, where a worker's death ends the mount",
-			params: p{"EAT": "140", "SECONDS": "5", "EVENTS": "kill-worker"}, ends: "signal 7|killed", events: 1, errors: true, runs: 1},
+			params: p{"EAT": "130", "SECONDS": "5", "EVENTS": "kill-worker"}, ends: "signal 7|killed", events: 1, errors: true, runs: 1},
 	}
 }
 
