@@ -9,8 +9,10 @@ import (
 	"github.com/zramfs/zramfs/internal/host"
 )
 
-// doctorPause lies between two looks at what should not move.
-const doctorPause = time.Second
+const (
+	doctorPause = time.Second // between two looks at what should not move
+	doctorLooks = 3           // pairs of them, at most
+)
 
 // Diagnosis is what doctor finds about a mount. Its JSON form is what scripts
 // read: fields are added, never renamed.
@@ -30,7 +32,7 @@ type GuardFinding struct {
 }
 
 // Doctor checks every guard of a mount, and changes nothing. It takes about a
-// second.
+// second, three where something moves.
 func Doctor(path string) (Diagnosis, error) {
 	m, err := Find(path)
 	if err != nil {
@@ -53,9 +55,7 @@ func Doctor(path string) (Diagnosis, error) {
 	if swap, ok := state.Swaps[m.Point]; ok && swap.Dev == in.dev {
 		in.notes, in.pools = swap, state.Pools
 	}
-	in.before = in.after // the read before it has settled what a first one moves
-	time.Sleep(doctorPause)
-	if in.after, err = in.sample(); err != nil {
+	if err := in.watch(); err != nil {
 		return Diagnosis{}, err
 	}
 	d := Diagnosis{Mountpoint: m.Point, Swap: in.swap > 0}
@@ -70,6 +70,28 @@ func Doctor(path string) (Diagnosis, error) {
 		d.Guards = append(d.Guards, GuardFinding{g.name, f.state, f.seen, g.why, g.todo})
 	}
 	return d, nil
+}
+
+// watch takes two samples, until nothing moves between them or it has looked
+// often enough: a worker or standby that was just started settles.
+func (in *inspection) watch() error {
+	for range doctorLooks {
+		if err := in.findProcesses(); err != nil {
+			return err
+		}
+		var err error
+		if in.before, err = in.sample(); err != nil {
+			return err
+		}
+		time.Sleep(doctorPause)
+		if in.after, err = in.sample(); err != nil {
+			return err
+		}
+		if checkSteady(in).state == GuardPass && checkHeap(in).state == GuardPass {
+			break
+		}
+	}
+	return nil
 }
 
 // Failed says, as an error with an exit code, which guards are missing that
