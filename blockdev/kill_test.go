@@ -99,6 +99,18 @@ func (g *generations) kill(r *rand.Rand) {
 	if !rest {
 		g.midway++
 	}
+	if found := g.adopt(old); found.Devices != 1 || found.Corrupt != 0 || rest && found.Reclaimed != 0 {
+		g.t.Fatalf("kill %d, at rest %v: the next worker found %+v", g.kills, rest, found)
+	}
+	g.kills++
+	if err := g.d.Check(); err != nil {
+		g.t.Fatalf("kill %d: %v", g.kills, err)
+	}
+}
+
+// adopt makes the next worker over what a disk that is dead left.
+func (g *generations) adopt(old *disk) Recovered {
+	g.t.Helper()
 	again, err := remap(old.region)
 	if err != nil {
 		g.t.Fatal(err)
@@ -111,9 +123,6 @@ func (g *generations) kill(r *rand.Rand) {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	if found.Devices != 1 || found.Corrupt != 0 {
-		g.t.Fatalf("kill %d: the next worker found %+v", g.kills, found)
-	}
 	if err := old.pool.Close(); err != nil {
 		g.t.Error(err)
 	}
@@ -121,10 +130,7 @@ func (g *generations) kill(r *rand.Rand) {
 		g.t.Error(err)
 	}
 	g.set, g.d = set, set.Device(g.d.ID())
-	g.kills++
-	if err := g.d.Check(); err != nil {
-		g.t.Fatalf("kill %d: %v", g.kills, err)
-	}
+	return found
 }
 
 // device is the one of the worker that serves now.
