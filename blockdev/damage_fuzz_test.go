@@ -5,6 +5,8 @@ import (
 	"errors"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/zramfs/zramfs/internal/invariants"
 )
 
 // areas are what of a region can be damaged.
@@ -230,9 +232,9 @@ func FuzzRebuild(f *testing.F) {
 
 // The same with harm from a generator: a little, some and much of it.
 func TestRebuildOfDamage(t *testing.T) {
-	rounds := 1500
-	if testing.Short() {
-		rounds = 200
+	rounds := 800
+	if testing.Short() || invariants.Enabled {
+		rounds = 100
 	}
 	for i := range rounds {
 		r := rand.New(rand.NewPCG(uint64(i), 31))
