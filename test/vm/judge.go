@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,6 +37,13 @@ type outcome struct {
 	Growth   map[string]int64  `json:"growth,omitempty"` // KiB of private memory, by role: since armed
 	VM       map[string]string `json:"vm,omitempty"`
 	Memory   map[string]int64  `json:"memory,omitempty"` // KiB: where it went before the eaters came
+}
+
+// emulatorFailed says that a guest did not fail by itself: QEMU without KVM
+// sometimes lets a CPU run into the breakpoint that the kernel puts where it
+// changes its own code. Such a guest proves nothing.
+func emulatorFailed(lines []line) bool {
+	return slices.ContainsFunc(lines, func(l line) bool { return l.Port == console && strings.Contains(l.Text, "Oops: int3") })
 }
 
 // progress is what one beat says.

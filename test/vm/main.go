@@ -25,6 +25,9 @@ import (
 // have other things to do, and a guest that stands still is found long before.
 const patience = 20 * time.Minute
 
+// bootTries is how often a guest is started again that the emulator let down.
+const bootTries = 3
+
 const (
 	exitWrong  = 1
 	exitUsage  = 2
@@ -202,6 +205,12 @@ func (b *bench) one(ctx context.Context, c cell) (result, error) {
 		g.echo = os.Stdout
 	}
 	lines, how, err := g.run(ctx)
+	for range bootTries {
+		if err != nil || !emulatorFailed(lines) {
+			break
+		}
+		lines, how, err = g.run(ctx)
+	}
 	if err != nil || how == endedStop {
 		return result{}, err
 	}
