@@ -7,6 +7,7 @@ import "fmt"
 type Figures struct {
 	Pages int64 // slots that hold something
 	Bytes int64 // what they became; a huge or staged page counts whole, a same-filled one nothing
+	Huge  int64 // slots whose page is stored as it is
 	Used  int64 // pages of memory under the limit
 	Limit int64 // pages; 0: none
 
@@ -27,7 +28,7 @@ func (d *Device) Figures() (f Figures) {
 	}
 	defer k.letGo()
 	s := sumLanes(k.lanes)
-	f.Pages, f.Bytes = s.pages, s.bytes
+	f.Pages, f.Bytes, f.Huge = s.pages, s.bytes, s.huge
 	f.Used, f.Limit = k.account.used.Load(), k.account.limit.Load()
 	f.Waiting, f.FailedWrites = k.waiting.room.count(), s.failedWrites
 	if k.upkeep.stalled.Load() {
@@ -40,6 +41,17 @@ func (d *Device) Figures() (f Figures) {
 		f.Stored += int64(c.BytesOut + c.Incompressible*PageSize)
 	}
 	return f
+}
+
+// Compact moves objects together while I/O runs, and says how many pages became
+// free by it.
+func (d *Device) Compact() (freed int64, err error) {
+	k, err := d.disked("compact")
+	if err != nil {
+		return 0, err
+	}
+	defer k.letGo()
+	return k.compact()
 }
 
 // count is how many requests are parked.

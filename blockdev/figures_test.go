@@ -26,7 +26,7 @@ func TestFigures(t *testing.T) {
 		}
 	}
 	f := d.Figures()
-	if f.Pages != pages || f.Bytes != pages*PageSize || f.Used < pages || f.Limit != 4<<20/PageSize || f.Waiting != 0 ||
+	if f.Pages != pages || f.Bytes != pages*PageSize || f.Huge != pages || f.Used < pages || f.Limit != 4<<20/PageSize || f.Waiting != 0 ||
 		f.FailedWrites != 0 || f.Requests != pages || f.Compressed != pages || f.Stored != pages*PageSize {
 		t.Errorf("with %d random pages: %+v", pages, f)
 	}

@@ -66,9 +66,10 @@ main() {
 	scratch_dir
 
 	on_exit cleanup_swap
-	local device
-	device=$("$build/zramfs" swapon --size 2G --priority 1000 --name $name)
-	say "swap is on $device, a loop device on $mnt/dev/zram0; running…"
+	local text devices
+	text=$("$build/zramfs" swapon --size 2G --priority 1000 --name $name)
+	mapfile -t devices <<<"$text"
+	say "swap is on ${#devices[@]} loop devices, ${devices[0]} and on, each on a segment of $mnt/dev/zram0; running…"
 	watch_memory "$scratch/mm" &
 	on_exit kill $!
 

@@ -1,7 +1,17 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/zramfs/zramfs/internal/keeper"
 )
@@ -12,42 +22,107 @@ func swapOnCommand() *cobra.Command {
 	var c keeper.SwapConfig
 	var asJSON bool
 	size := sizeFlag{parse: keeper.ParseSize}
-	limit := sizeFlag{parse: keeper.ParseLimit}
+	limit := sizeFlag{parse: keeper.ParseSize}
 	cmd := &cobra.Command{
 		Use:   "swapon",
 		Short: "make a disk and swap on it",
-		Long: "swapon mounts a disk on " + keeper.RunDir + "/NAME, attaches a loop device, makes it swap and enables it with " +
-			"discard. If a step fails, the steps before it are undone. Given twice, it finds everything done.",
+		Long: "swapon mounts a disk on " + keeper.RunDir + "/NAME in up to 16 segments, attaches a loop device to each, sets what " +
+			"keeps the machine safe (see zramfs doctor), makes them swap, and enables as many as data of any kind would fit into; " +
+			"it prints their devices. The daemon enables the others while the store proves to have room for them, so that swap is " +
+			"full before the store is. If a step fails, the steps before it are undone. Given twice, it finds everything done.\n\n" +
+			"A store that is full although swap is not would stall the machine. If data stop compressing all of a sudden, writes " +
+			"wait, and after a second the daemon asks the kernel to kill a process (sysrq f).",
 		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c.Size, c.MemLimit = size.bytes, limit.bytes
-			device, warnings, err := keeper.SwapOn(c)
+			devices, warnings, err := keeper.SwapOn(c)
 			if err != nil {
 				return err
 			}
 			warn(cmd, warnings)
-			return printDevice(cmd, device, asJSON)
+			if asJSON {
+				return printJSON(cmd, devices)
+			}
+			for _, d := range devices.Devices {
+				fmt.Fprintln(cmd.OutOrStdout(), d)
+			}
+			return nil
 		},
 	}
 	f := cmd.Flags()
-	f.Var(&size, "size", "size of the disk (default: half of the memory, at most 4G)")
-	f.IntVar(&c.Priority, "priority", 100, "swap priority, 0 to 32767")
+	f.Var(&size, "size", "size of the swap (default: 3 times --mem-limit)")
+	f.IntVar(&c.Priority, "priority", 100, "swap priority, 0 to 32767; the same for all segments, so that the kernel spreads its writes")
 	f.StringVar(&c.Algorithm, "algorithm", "lz4", algorithmHelp)
-	f.Var(&limit, "mem-limit", memLimitHelp)
+	f.Var(&limit, "mem-limit", "most memory that compressed pages may take (default: 7/8 of what programs can have, "+
+		"half of it on machines with more than a GiB)")
 	f.StringVar(&c.Name, "name", defaultName, "name of the mount under "+keeper.RunDir)
+	f.BoolVar(&c.Force, "force", false, "go on although something is missing that keeps the machine safe")
+	f.StringSliceVar(&c.Without, "without", nil, "guards to leave out, to see what they are worth; zramfs doctor names them, "+
+		"and watchdog is one")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
 
+// quiet is how long swapoff says nothing.
+const quiet = 2 * time.Second
+
 func swapOffCommand() *cobra.Command {
-	var name string
+	var c keeper.SwapOffConfig
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "swapoff",
 		Short: "undo swapon",
-		Long:  "swapoff brings every page back to memory, detaches the loop device and ends the mount.",
-		Args:  arguments(0, 0),
-		RunE:  func(*cobra.Command, []string) error { return keeper.SwapOff(name) },
+		Long: "swapoff brings every page back to memory, puts back what swapon changed on the machine, detaches the loop devices and " +
+			"ends the mount. If memory cannot hold the pages it says how much is missing and changes nothing. If it takes long it " +
+			"shows how far it is. Interrupted, it leaves as swap what is not back yet.",
+		Args: arguments(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			show := &progress{out: cmd.ErrOrStderr(), json: asJSON, start: time.Now(), terminal: isTerminal(os.Stderr)}
+			if asJSON {
+				show.out = cmd.OutOrStdout()
+			}
+			c.Progress = show.tell
+			err := keeper.SwapOff(ctx, c)
+			show.end()
+			return err
+		},
 	}
-	cmd.Flags().StringVar(&name, "name", defaultName, "name of the mount under "+keeper.RunDir)
+	cmd.Flags().StringVar(&c.Name, "name", defaultName, "name of the mount under "+keeper.RunDir)
+	cmd.Flags().BoolVar(&c.Force, "force", false, "begin although memory seems not to hold what is swapped out")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "tell progress as a line of JSON each half second")
 	return cmd
+}
+
+// progress tells how far a swapoff is, if it takes long: on a terminal in one
+// line that changes, or as lines of JSON.
+type progress struct {
+	out      io.Writer
+	json     bool
+	terminal bool
+	start    time.Time
+	shown    bool
+}
+
+func (p *progress) tell(done, total int64) {
+	switch {
+	case p.json:
+		_ = json.NewEncoder(p.out).Encode(map[string]int64{"done": done, "total": total})
+	case p.terminal && time.Since(p.start) >= quiet:
+		p.shown = true
+		fmt.Fprintf(p.out, "\r%s of %s back in memory\x1b[K", keeper.HumanSize(done), keeper.HumanSize(total))
+	}
+}
+
+// end leaves the line empty for what is said next.
+func (p *progress) end() {
+	if p.shown {
+		fmt.Fprint(p.out, "\r\x1b[K")
+	}
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
 }

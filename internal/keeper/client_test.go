@@ -100,6 +100,7 @@ func TestStatusOfTree(t *testing.T) {
 		base + "zramfs/memory_stat":    "pool 4096\n",
 		base + "zramfs/integrity_stat": "corrupt 0\n",
 		base + "zramfs/crash_stat":     "generations 3\nlast_reason signal: killed\n",
+		base + "zramfs/swap_stat":      "segments_enabled 3\n",
 		base + "zramfs/daemon_stat":    "keeper_pid 10\ntransport percpu\n",
 	})
 	s, err := deviceStatus(point, 0)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
@@ -56,7 +57,9 @@ type Config struct {
 	AllowOther  bool   `json:"allow_other,omitempty"`
 	Foreground  bool   `json:"foreground,omitempty"`
 	Segments    int    `json:"segments,omitempty"` // files that cut zram0, 0: none
-	NoStandby   bool   `json:"no_standby,omitempty"`
+	// Patience is how long a write waits for room before it gets ENOSPC; 0: a moment.
+	Patience  time.Duration `json:"patience,omitempty"`
+	NoStandby bool          `json:"no_standby,omitempty"`
 	// For tests: regions that the kernel can swap out, and a kernel that sends
 	// no request again.
 	Memfd    bool `json:"memfd,omitempty"`

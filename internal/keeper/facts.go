@@ -122,7 +122,7 @@ func (w *worker) extraAttributes() []blockdev.Attribute {
 		Dir: blockdev.DirZramfs, Name: attrCrash, Mode: 0o444,
 		Help: "deaths of workers: generations, last reason, last recovery, what was resent, reclaimed, suspected",
 		Show: func(_ *blockdev.Device, b []byte) ([]byte, error) { return w.appendCrash(b), nil },
-	}}
+	}, w.swapAttribute()}
 }
 
 // keeperPID is the keeper's number: who holds the header knows it best, as a

@@ -70,7 +70,8 @@ type keeper struct {
 	failures   int                   // workers in a row that never served, or died by a fault at once
 	due        due
 	clock      *time.Timer
-	locker     locker // of memory that the kernel could swap out
+	locker     locker       // of memory that the kernel could swap out
+	swap       *swapThreads // nil: the mount is no swap
 
 	events   chan event
 	signals  chan os.Signal
@@ -130,6 +131,9 @@ func RunKeeper() error {
 // behind. With an error it ends at once.
 func (k *keeper) live(err error) error {
 	if err == nil {
+		if err := k.watchSwap(); err != nil {
+			k.say("%v: no more segments are enabled", err)
+		}
 		k.listen()
 		err = k.loop(func() bool { return false })
 	}
@@ -277,6 +281,9 @@ func (k *keeper) unmount(lazy bool) bool {
 func (k *keeper) end() error {
 	if k.dev == "" && k.held.fuse != nil {
 		k.dev = deviceOf(k.boot.Config.Mountpoint)
+	}
+	if k.swap != nil {
+		k.swap.stop.Store(true) // not awaited: it may be in a swapon(2) that ends with the mount
 	}
 	for p := range k.processes {
 		if p != k.worker {

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -47,14 +48,19 @@ func Attach(path string, id int) (string, []string, error) {
 		return "", nil, err
 	}
 	loop, warnings, err := host.AttachLoop(disk)
+	return loop.Path, warnings, attachError(err)
+}
+
+// attachError says what to do when a loop device cannot be had.
+func attachError(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		err = &Error{CodeNotPermitted, "attach needs root", err}
+		return &Error{CodeNotPermitted, "attach needs root", err}
 	case errors.Is(err, host.ErrNoLoop):
-		err = &Error{CodeLacking, "no loop device can be had: load the loop module (modprobe loop), " +
+		return &Error{CodeLacking, "no loop device can be had: load the loop module (modprobe loop), " +
 			"detach one that is not used, or in a container pass --device /dev/loop-control and loop devices", err}
 	}
-	return loop.Path, warnings, err
+	return err
 }
 
 // checkLoopPolicy rejects the policy that answers EBUSY: a loop device does
@@ -104,7 +110,7 @@ func Detach(path string, id int) error {
 	if err != nil {
 		return err
 	}
-	loops, err := host.LoopsBelow(diskPath(m.Point, id))
+	loops, err := loopsOn(m.Point, id)
 	if err != nil {
 		return err
 	}
@@ -123,6 +129,12 @@ func Detach(path string, id int) error {
 		}
 	}
 	return nil
+}
+
+// loopsOn lists the loop devices on a disk and its segments.
+func loopsOn(point string, id int) ([]host.Loop, error) {
+	loops, err := host.LoopsBelow(point)
+	return slices.DeleteFunc(loops, func(l host.Loop) bool { return !onDisk(l.Backing, diskPath(point, id)) }), err
 }
 
 func busyLoop(point string, loop host.Loop) error {

@@ -30,6 +30,7 @@ type roomPage struct {
 	beat       atomic.Int64 // counts the others; 0: there never was one
 	pages      atomic.Int64 // slots that hold something
 	bytes      atomic.Int64 // what these became
+	huge       atomic.Int64 // of the slots, those whose page is stored as it is
 	used       atomic.Int64 // pages of memory under the limit
 	limit      atomic.Int64 // 0: none
 	waiting    atomic.Int64 // writes that wait for room now
@@ -38,7 +39,7 @@ type roomPage struct {
 	compressed atomic.Int64 // pages, since this worker began
 	stored     atomic.Int64 // bytes that these became
 	populated  atomic.Int64 // segments whose tables are committed
-	_          [128 - 11*8]byte
+	_          [128 - 12*8]byte
 
 	// The plan, of the keeper's op. total is stored last, and is 0 while there
 	// is none.
@@ -61,7 +62,8 @@ type roomPage struct {
 	room    atomic.Int64 // left for plans, held back not counted
 	held    atomic.Int64 // held back
 	errno   atomic.Int64 // of the last swapon(2) that failed; 0: none did
-	_       [128 - 9*8]byte
+	settled atomic.Int64 // 1: all is enabled that is to be enabled now
+	_       [128 - 10*8]byte
 
 	// Of the keeper's watchdog.
 	armed atomic.Int64 // 1: it can ask the OOM killer
@@ -79,12 +81,12 @@ func openRoom(span []byte) *roomPage {
 
 // figures is one reading of what the worker tells.
 type figures struct {
-	beat, pages, bytes, used, limit, waiting, failed, requests, compressed, stored int64
+	beat, pages, bytes, huge, used, limit, waiting, failed, requests, compressed, stored int64
 }
 
 func (p *roomPage) look() figures {
 	return figures{
-		beat: p.beat.Load(), pages: p.pages.Load(), bytes: p.bytes.Load(), used: p.used.Load(), limit: p.limit.Load(),
+		beat: p.beat.Load(), pages: p.pages.Load(), bytes: p.bytes.Load(), huge: p.huge.Load(), used: p.used.Load(), limit: p.limit.Load(),
 		waiting: p.waiting.Load(), failed: p.failed.Load(), requests: p.requests.Load(),
 		compressed: p.compressed.Load(), stored: p.stored.Load(),
 	}
@@ -95,6 +97,7 @@ func (p *roomPage) publish(d *blockdev.Device) {
 	f := d.Figures()
 	p.pages.Store(f.Pages)
 	p.bytes.Store(f.Bytes)
+	p.huge.Store(f.Huge)
 	p.used.Store(f.Used)
 	p.limit.Store(f.Limit)
 	p.waiting.Store(f.Waiting)
@@ -106,13 +109,14 @@ func (p *roomPage) publish(d *blockdev.Device) {
 }
 
 // roomKeeper is the worker's side of the page: a goroutine that publishes, and
-// one that commits tables, which may have to wait for memory. Neither
-// allocates once it runs.
+// one that does what may have to wait: it commits tables, and moves objects
+// together when the limit is near. Neither allocates once it runs.
 type roomKeeper struct {
 	page *roomPage               // immutable
 	disk func() *blockdev.Device // immutable; nil if there is none
-	work chan struct{}           // tables are wanted; capacity 1
+	work chan struct{}           // there is something to do; capacity 1
 	stop chan struct{}           // closed to end both
+	rest time.Time               // of compaction; belongs to the second
 }
 
 // keepRoom starts publishing disk 0 of a set, until stop is closed.
@@ -122,7 +126,7 @@ func keepRoom(page *roomPage, set *blockdev.Set, stop chan struct{}) {
 		work: make(chan struct{}, 1), stop: stop,
 	}
 	go k.publish()
-	go k.populate()
+	go k.toil()
 }
 
 func (k *roomKeeper) publish() {
@@ -140,7 +144,7 @@ func (k *roomKeeper) publish() {
 				beat.Reset(slowBeat)
 			}
 		}
-		if k.page.wanted.Load() > k.page.populated.Load() {
+		if k.page.wanted.Load() > k.page.populated.Load() || swap && k.page.loose() {
 			select {
 			case k.work <- struct{}{}:
 			default:
@@ -154,21 +158,52 @@ func (k *roomKeeper) publish() {
 	}
 }
 
-// populate commits the tables of the segments that are wanted, in order. What
-// fails is tried again at the next beat.
-func (k *roomKeeper) populate() {
+// loose says whether little room is left, and more could be had by moving
+// objects together: data that come and go leave zspages that are half empty.
+func (p *roomPage) loose() bool {
+	used, limit := p.used.Load(), p.limit.Load()
+	huge := p.huge.Load()
+	packed := p.bytes.Load()/pageSize - huge
+	return limit > 0 && used > limit/16*15 && used > huge+packed/32*33+looseLeast
+}
+
+// looseLeast is what compaction leaves: each class has a zspage that is not full.
+const looseLeast = 256
+
+// Rest of compaction after one that freed something, and one that did not.
+const (
+	shortRest = 100 * time.Millisecond
+	longRest  = 2 * time.Second
+)
+
+// toil does what there is to do. What fails is tried again at the next beat.
+func (k *roomKeeper) toil() {
 	for {
 		select {
 		case <-k.stop:
 			return
 		case <-k.work:
 		}
-		for n := k.page.populated.Load(); n < k.page.wanted.Load(); n++ {
-			d, bytes := k.disk(), k.page.segment.Load()*pageSize
-			if d == nil || d.Populate(n*bytes, bytes) != nil {
-				break
+		d := k.disk()
+		if d == nil {
+			continue
+		}
+		k.populate(d)
+		if now := time.Now(); k.page.loose() && now.After(k.rest) {
+			k.rest = now.Add(longRest)
+			if freed, err := d.Compact(); err == nil && freed > 0 {
+				k.rest = time.Now().Add(shortRest)
 			}
-			k.page.populated.Store(n + 1)
+		}
+	}
+}
+
+// populate commits the tables of the segments that are wanted, in order.
+func (k *roomKeeper) populate(d *blockdev.Device) {
+	for n := k.page.populated.Load(); n < k.page.wanted.Load(); n++ {
+		bytes := k.page.segment.Load() * pageSize
+		if d.Populate(n*bytes, bytes) != nil || !k.page.populated.CompareAndSwap(n, n+1) {
+			return // no memory now, or the plan was dropped
 		}
 	}
 }

@@ -33,8 +33,10 @@ func (p *planner) limit(f *figures) int64 {
 }
 
 // room is what the store may still take, without what is held back. It may be
-// negative.
-func (p *planner) room(f *figures) int64 { return p.limit(f) - p.held(f) - f.used }
+// negative. What is stored now is taken to be as loose as it may become.
+func (p *planner) room(f *figures) int64 {
+	return p.limit(f) - p.held(f) - p.ratio.loosest(f)
+}
 
 // see takes a reading into account.
 func (p *planner) see(f *figures) { p.ratio.see(f, max(p.segment/2, minSample)) }
@@ -65,6 +67,10 @@ const (
 	// maxRatio bounds what is believed: pages that are all the same take
 	// nothing, and the next one may be different.
 	maxRatio = 16
+	// packing is what the memory is at least to the bytes that lie in it. Pages
+	// that come one after another fill their zspages; later some go and others
+	// come, and compaction, near the limit, leaves a part of that.
+	packing = 17. / 16
 )
 
 // see takes a reading into account; window is how many pages count as lately.
@@ -85,13 +91,18 @@ func (m *ratioMeter) seen(f *figures) float64 {
 	if f.pages < minSample || f.used <= 0 {
 		return 1
 	}
-	r := float64(f.pages) / float64(f.used)
+	used := float64(m.loosest(f)) * pageSize
+	r := float64(f.pages) * pageSize / used
 	if m.pages >= minSample/4 && f.bytes > 0 {
-		// Zspages that are not full, and headers, take memory as well.
-		packing := max(float64(f.used)*pageSize/float64(f.bytes), 1)
-		r = min(r, float64(m.pages)*pageSize/(float64(m.bytes)*packing))
+		r = min(r, float64(m.pages)*pageSize/(float64(m.bytes)*used/float64(f.bytes)))
 	}
 	return min(max(r, 1), maxRatio)
+}
+
+// loosest is how many pages what is stored takes now, or may come to take.
+func (m *ratioMeter) loosest(f *figures) int64 {
+	packed := f.bytes - f.huge*pageSize
+	return max(f.used, f.huge+int64(float64(packed)*packing/pageSize))
 }
 
 // careful is the ratio that plans are made with: a quarter of the gain is not

@@ -145,6 +145,11 @@ func (w *worker) serve(s *service) error {
 		time.AfterFunc(trialTime/2, func() { os.Exit(int(CodeFailure)) })
 	}
 	go w.publish(s.conn)
+	if w.header.region != nil {
+		stop := make(chan struct{})
+		defer close(stop)
+		keepRoom(openRoom(w.header.room()), s.set, stop)
+	}
 	if w.order.Verify {
 		go w.verify(s.set)
 	}
@@ -175,6 +180,8 @@ func (w *worker) deviceConfig() (blockdev.Config, error) {
 		Streams:     streams,
 		WriteBehind: c.WriteBehind,
 		MemLimit:    c.MemLimit,
+		RoomWait:    c.Patience,
+		LimitWait:   c.Patience,
 		Extra:       w.extraAttributes(),
 		Memory:      w.appendProcesses,
 	}

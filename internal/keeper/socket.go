@@ -79,6 +79,7 @@ const (
 func ops() map[string]op {
 	return map[string]op{
 		opStatus:    (*keeper).answerStatus,
+		opSwap:      (*keeper).answerSwap,
 		opUnmounted: (*keeper).answerUnmounted,
 		opUpgrade:   (*keeper).answerUpgrade,
 	}

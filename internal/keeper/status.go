@@ -47,6 +47,7 @@ type Status struct {
 	Places        map[string]int64 `json:"memory_stat"`
 	IntegrityStat map[string]int64 `json:"integrity_stat"`
 	CrashStat     map[string]int64 `json:"crash_stat"`
+	SwapStat      map[string]int64 `json:"swap_stat"`
 }
 
 // States of a mount.
@@ -170,6 +171,7 @@ func deviceStatus(point string, id int) (Status, error) {
 		Places:        pairs(r.read("zramfs/memory_stat")),
 		IntegrityStat: pairs(r.read("zramfs/integrity_stat")),
 		CrashStat:     pairs(r.read("zramfs/" + attrCrash)),
+		SwapStat:      pairs(r.read("zramfs/" + attrSwap)),
 	}
 	columns(r.read("mm_stat"), &s.OrigDataSize, &s.ComprDataSize, &s.MemUsedTotal,
 		&s.MemLimit, &s.MemUsedMax, &s.SamePages, &s.PagesCompacted,
@@ -189,7 +191,7 @@ func deviceStatus(point string, id int) (Status, error) {
 func (s *Status) use(loops []host.Loop, swaps []host.Swap) {
 	s.Loop, s.Swap = []string{}, []SwapUse{}
 	for _, l := range loops {
-		if l.Backing != s.Disk {
+		if !onDisk(l.Backing, s.Disk) {
 			continue
 		}
 		s.Loop = append(s.Loop, l.Path)

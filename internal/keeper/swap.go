@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -19,31 +20,67 @@ const RunDir = "/run/zramfs"
 // SwapConfig is what swapon was asked for.
 type SwapConfig struct {
 	Name      string
-	Size      int64 // bytes; 0: half of the memory, at most 4 GiB
+	Size      int64 // bytes of swap; 0: what the store may hold of data that compress well
 	Algorithm string
-	MemLimit  int64 // bytes; 0: none
+	MemLimit  int64 // bytes that the store may take; 0: from the machine's memory
 	Priority  int
+	Force     bool     // go on although a guard is missing
+	Without   []string // guards to leave out, to see what they are worth
+}
+
+// SwapDevices is what swapon made.
+type SwapDevices struct {
+	Devices []string `json:"devices"` // by segment
+	Enabled int      `json:"enabled"` // of them, now; the others follow as the store proves to have room
+	Total   int      `json:"total"`
 }
 
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
-// check completes the defaults.
+// swapPatience is how long a swap write waits for room. The watchdog needs a
+// second to see that it does, and a few for a process to die.
+const swapPatience = 10 * time.Second
+
+// check looks for what can be known to be wrong beforehand.
 func (c *SwapConfig) check() error {
-	if !nameForm.MatchString(c.Name) {
-		return Errorf(CodeUsage, "name %q: expected letters, digits, dots, dashes and underscores", c.Name)
+	if err := checkSwapName(c.Name); err != nil {
+		return err
 	}
 	if c.Priority < 0 || c.Priority > host.MaxSwapPriority {
 		return Errorf(CodeUsage, "priority %d: expected 0 to %d", c.Priority, host.MaxSwapPriority)
 	}
+	return checkWithout(slices.DeleteFunc(slices.Clone(c.Without), func(g string) bool { return g == guardWatchdog }))
+}
+
+// checkSwapName refuses what is no name, and users who cannot swap.
+func checkSwapName(name string) error {
+	if !nameForm.MatchString(name) {
+		return Errorf(CodeUsage, "name %q: expected letters, digits, dots, dashes and underscores", name)
+	}
 	if !host.Capable(host.CapSysAdmin) {
 		return Errorf(CodeNotPermitted, "swap needs root (CAP_SYS_ADMIN): use sudo")
 	}
+	return nil
+}
+
+// guardWatchdog is what --without calls the watchdog.
+const guardWatchdog = "watchdog"
+
+// plan completes what was not given: how much memory the store may take, and
+// the size of the disk.
+func (c *SwapConfig) plan() error {
+	m, err := host.ReadMemory()
+	if err != nil {
+		return err
+	}
+	if c.MemLimit == 0 {
+		c.MemLimit = storeFor(m)
+	}
 	if c.Size == 0 {
-		total, err := host.TotalMemory()
-		if err != nil {
-			return err
-		}
-		c.Size = min(total/2, DefaultSize) &^ (pageSize - 1)
+		c.Size = min(c.MemLimit*swapRatio, MaxSize)
+		// Whole MiB a segment: swap gives out clusters of up to 2 MiB.
+		unit := int64(segmentsFor(c.Size)) << 20
+		c.Size = max(c.Size/unit, 1) * unit
 	}
 	return nil
 }
@@ -60,76 +97,84 @@ func (u undo) run() error {
 	return err
 }
 
-// SwapOn mounts a disk under RunDir, attaches a loop device, writes a swap
-// header and enables it, and returns the device and warnings. What is done
-// already is left as it is, so the same call twice is no error. When a step
-// fails, the steps that this call did are taken back.
-func SwapOn(c SwapConfig) (string, []string, error) {
-	given := c.Size != 0
+// SwapOn mounts a disk under RunDir, attaches a loop device to each segment,
+// sets the guards, writes swap headers, and has the keeper enable as many
+// segments as any data fit into; the others follow. It returns warnings, too.
+// What is done already is left as it is, so the same call twice is no error.
+// When a step fails, the steps that this call did are taken back.
+func SwapOn(c SwapConfig) (SwapDevices, []string, error) {
 	if err := c.check(); err != nil {
-		return "", nil, err
+		return SwapDevices{}, nil, err
 	}
 	unlock, err := lockRunDir()
 	if err != nil {
-		return "", nil, err
+		return SwapDevices{}, nil, err
 	}
 	defer unlock()
 	var steps undo
-	device, warnings, err := c.build(&steps, given)
+	devices, warnings, err := c.build(&steps)
 	if err != nil {
 		if undone := steps.run(); undone != nil {
 			err = &Error{ExitCode(err), OneLine(err) + "; taking it back failed too", undone}
 		}
-		return "", nil, err
+		return SwapDevices{}, nil, err
 	}
-	return device, warnings, nil
+	return devices, warnings, nil
 }
 
 // build does the steps that are not done yet, and pushes what undoes each.
-func (c *SwapConfig) build(steps *undo, sizeGiven bool) (string, []string, error) {
+func (c *SwapConfig) build(steps *undo) (SwapDevices, []string, error) {
 	point := filepath.Join(RunDir, c.Name)
+	given := c.Size
+	if err := c.plan(); err != nil {
+		return SwapDevices{}, nil, err
+	}
 	warnings, err := c.ensureMount(point, steps)
 	if err != nil {
-		return "", nil, err
+		return SwapDevices{}, nil, err
 	}
 	info, err := os.Stat(diskPath(point, 0))
 	if err != nil {
-		return "", nil, err
+		return SwapDevices{}, nil, err
 	}
-	if sizeGiven && info.Size() != (c.Size+pageSize-1)&^(pageSize-1) {
-		return "", nil, Errorf(CodeBusy, "%s exists with %d bytes, not %d: zramfs swapoff it first", c.Name, info.Size(), c.Size)
+	if given != 0 && info.Size() != (given+pageSize-1)&^(pageSize-1) {
+		return SwapDevices{}, nil, Errorf(CodeBusy, "%s exists with %d bytes, not %d: zramfs swapoff it first",
+			c.Name, info.Size(), given)
 	}
-	loops, err := host.LoopsBelow(diskPath(point, 0))
+	parts, segment, err := partsOf(point)
 	if err != nil {
-		return "", nil, err
+		return SwapDevices{}, nil, err
 	}
-	on, err := swapsOnAny(loops)
-	if err == nil && !on {
-		// A page of a table that is not there yet would be one more page to
-		// find when the machine has none to give.
-		err = Set(point, "zramfs/populate", "1", 0)
-	}
+	parts, more, err := attachParts(point, parts, steps)
 	if err != nil {
-		return "", nil, err
-	}
-	device, more, err := Attach(point, 0)
-	if err != nil {
-		return "", nil, err
+		return SwapDevices{}, nil, err
 	}
 	warnings = append(warnings, more...)
-	if len(loops) == 0 {
-		*steps = append(*steps, func() error { return host.DetachLoop(device) })
+	if more, err = c.prepareParts(point, parts, steps); err != nil {
+		return SwapDevices{}, nil, err
 	}
-	if on {
-		return device, warnings, nil
+	warnings = append(warnings, more...)
+	more, err = c.enable(point, parts, segment, steps)
+	if err != nil {
+		return SwapDevices{}, nil, err
 	}
-	if err := host.MakeSwap(device, "zramfs"); err != nil {
-		return "", nil, err
+	warnings = append(warnings, more...)
+	return devicesOf(point, parts), warnings, nil
+}
+
+// devicesOf looks at what is enabled now.
+func devicesOf(point string, parts []part) SwapDevices {
+	d := SwapDevices{Total: len(parts)}
+	for _, p := range parts {
+		d.Devices = append(d.Devices, p.loop.Path)
 	}
-	if err := host.SwapOn(device, c.Priority); err != nil {
-		return "", nil, err
+	now, _, err := partsOf(point)
+	for _, p := range now {
+		if err == nil && p.swap.Path != "" {
+			d.Enabled++
+		}
 	}
-	return device, warnings, nil
+	return d
 }
 
 func (c *SwapConfig) ensureMount(point string, steps *undo) ([]string, error) {
@@ -148,6 +193,9 @@ func (c *SwapConfig) ensureMount(point string, steps *undo) ([]string, error) {
 		Algorithm:  c.Algorithm,
 		MemLimit:   c.MemLimit,
 		Transport:  TransportPercpu,
+		Segments:   segmentsFor(c.Size),
+		Patience:   swapPatience,
+		Without:    slices.DeleteFunc(slices.Clone(c.Without), func(g string) bool { return g == guardWatchdog }),
 	})
 	if err != nil {
 		return nil, err
@@ -156,67 +204,81 @@ func (c *SwapConfig) ensureMount(point string, steps *undo) ([]string, error) {
 	return warnings, nil
 }
 
-func swapsOnAny(loops []host.Loop) (bool, error) {
-	for _, l := range loops {
-		if on, err := swapsOn(l.Path); on || err != nil {
-			return on, err
+// prepareParts sets the guards, unless a part is swap already, and writes a
+// swap header on each part whose loop device is new.
+func (c *SwapConfig) prepareParts(point string, parts []part, steps *undo) ([]string, error) {
+	var warnings []string
+	var devices []string
+	running := false
+	for _, p := range parts {
+		devices = append(devices, p.loop.Path)
+		running = running || p.swap.Path != ""
+	}
+	if !running {
+		var err error
+		without := slices.DeleteFunc(slices.Clone(c.Without), func(g string) bool { return g == guardWatchdog })
+		*steps = append(*steps, func() error { return UndoGuards(point) })
+		if warnings, err = ApplyGuards(point, devices, without, c.Force); err != nil {
+			return nil, err
 		}
 	}
-	return false, nil
+	for _, p := range parts {
+		if running && !p.made {
+			continue
+		}
+		if err := host.MakeSwap(p.loop.Path, "zramfs"); err != nil {
+			return nil, err
+		}
+	}
+	return warnings, nil
+}
+
+// enable has the keeper enable the parts. A mount without a keeper's thread
+// gets all of them at once.
+func (c *SwapConfig) enable(point string, parts []part, segment int64, steps *undo) ([]string, error) {
+	order := swapOrder{
+		Do: swapKeep, Segment: segment, Cap: c.MemLimit / pageSize, Priority: c.Priority,
+		Watchdog: !slices.Contains(c.Without, guardWatchdog),
+	}
+	for _, p := range parts {
+		order.Loops = append(order.Loops, p.loop.Number)
+	}
+	*steps = append(*steps, func() error { return c.takeBack(point, parts) })
+	state, err := askSwap(point, order)
+	if err != nil {
+		return nil, err
+	}
+	var warnings []string
+	if order.Watchdog && !state.Armed {
+		warnings = append(warnings, "no watchdog: "+sysrqTrigger+" may not be written here; if the store is ever full, "+
+			"writes wait, fail, and the machine may stall")
+	}
+	if d, err := readDaemon(point); err == nil && !d.Resend {
+		warnings = append(warnings, "this kernel cannot send requests again (Linux 6.9): if the worker dies, what is swapped out "+
+			"is lost, and programs that need it are killed")
+	}
+	return warnings, nil
+}
+
+// takeBack disables what was enabled by a swapon that failed.
+func (c *SwapConfig) takeBack(point string, before []part) error {
+	_, err := askSwap(point, swapOrder{Do: swapDrop})
+	if errors.Is(err, errNoKeeper) {
+		err = nil
+	}
+	now, _, lookErr := partsOf(point)
+	err = errors.Join(err, lookErr)
+	for i, p := range now {
+		if p.swap.Path != "" && (i >= len(before) || before[i].swap.Path == "") {
+			err = errors.Join(err, host.SwapOff(p.swap.Path))
+		}
+	}
+	return err
 }
 
 func swapsOn(device string) (bool, error) {
 	swaps, err := host.Swaps()
 	return slices.ContainsFunc(swaps, func(s host.Swap) bool { return s.Path == device }), err
-}
-
-// SwapOff undoes SwapOn: every page returns to memory, then loop device,
-// mount and directory go. Where memory cannot hold the pages, it stays as it
-// was.
-func SwapOff(name string) error {
-	if !nameForm.MatchString(name) {
-		return Errorf(CodeUsage, "name %q: expected letters, digits, dots, dashes and underscores", name)
-	}
-	if !host.Capable(host.CapSysAdmin) {
-		return Errorf(CodeNotPermitted, "swap needs root (CAP_SYS_ADMIN): use sudo")
-	}
-	unlock, err := lockRunDir()
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	point := filepath.Join(RunDir, name)
-	if m, ok, err := host.MountAt(point); err != nil {
-		return err
-	} else if !ok || m.Type != host.FSType {
-		return Errorf(CodeNotMounted, "no swap of name %s: zramfs status lists what is there", name)
-	}
-	loops, err := host.LoopsBelow(point)
-	if err != nil {
-		return err
-	}
-	for _, loop := range loops {
-		on, err := swapsOn(loop.Path)
-		if err != nil {
-			return err
-		}
-		if on {
-			if err := host.SwapOff(loop.Path); errors.Is(err, unix.ENOMEM) {
-				return &Error{CodeBusy, "memory cannot hold what is swapped out: free some first", err}
-			} else if err != nil {
-				return err
-			}
-		}
-		if err := host.DetachLoop(loop.Path); errors.Is(err, unix.EBUSY) {
-			return busyLoop(point, loop)
-		} else if err != nil {
-			return err
-		}
-	}
-	if err := Umount(point); err != nil {
-		return err
-	}
-	return os.Remove(point)
 }
 
 // lockRunDir makes RunDir and keeps other swapon and swapoff commands out.

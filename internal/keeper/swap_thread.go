@@ -50,7 +50,7 @@ func startSwapThreads(page *roomPage, trigger string, log *os.File, words []byte
 	}
 	t.enabler.page, t.guard.page = page, page
 	t.enabler.planner = planner{segment: page.segment.Load(), cap: page.cap.Load()}
-	t.guard.log, t.guard.words = log, words
+	t.guard.log, t.guard.words, t.guard.scarce = log, words, short
 	var err error
 	if t.enabler.meter, err = host.OpenMeter(); err != nil {
 		return nil, fmt.Errorf("watch swap: %w", err)
@@ -83,10 +83,10 @@ func startSwapThreads(page *roomPage, trigger string, log *os.File, words []byte
 // the runtime: it ends.
 func (t *swapThreads) run(look func()) {
 	runtime.LockOSThread()
-	next := nanoClock()
+	next := monotonic()
 	for !t.stop.Load() {
 		look()
-		next = max(next+int64(lookTime), nanoClock())
+		next = max(next+int64(lookTime), monotonic())
 		at := unix.NsecToTimespec(next)
 		// Signals cut it short: the runtime sends itself some all the time.
 		for unix.ClockNanosleep(unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, &at, nil) == unix.EINTR {
@@ -139,7 +139,7 @@ func (e *enabler) step() bool {
 	if !e.meter.ReadSwaps() {
 		return false
 	}
-	now := nanoClock()
+	now := monotonic()
 	leased := now < p.lease.Load()
 	enabled, next, free := 0, -1, int64(0)
 	for i, d := range e.devices {
@@ -172,10 +172,15 @@ func (e *enabler) step() bool {
 	p.room.Store(e.planner.room(&f))
 	p.held.Store(e.planner.held(&f))
 	if next < 0 || leased || p.halted.Load() != 0 {
+		p.settled.Store(1)
 		return false
 	}
-	p.wanted.Store(max(p.wanted.Load(), int64(next+1)))
-	if p.populated.Load() <= int64(next) || now < e.again || !e.planner.enable(&f, enabled, free) {
+	p.wanted.Store(max(p.wanted.Load(), int64(next+1))) // ahead of need
+	if !e.planner.enable(&f, enabled, free) {
+		p.settled.Store(1)
+		return false
+	}
+	if p.populated.Load() <= int64(next) || now < e.again {
 		return false
 	}
 	if errno := e.devices[next].On(); errno != 0 && errno != unix.EBUSY { // EBUSY: it is on just now
@@ -195,6 +200,7 @@ type guardian struct {
 	trigger  *os.File   // immutable; nil: not to be had
 	log      *os.File   // immutable; nil: none
 	words    []byte     // immutable
+	scarce   func(total, available int64) bool
 	dog      watchdog
 	text     [64]byte
 }
@@ -208,12 +214,12 @@ func (g *guardian) look() {
 			moving += host.CountInFlight(file, g.text[:])
 		}
 	}
-	now := nanoClock()
+	now := monotonic()
 	if !g.dog.see(now, &f, g.page.free.Load(), moving) || g.trigger == nil {
 		return
 	}
 	total, available, ok := g.meter.Memory()
-	if !ok || !short(total, available) {
+	if !ok || !g.scarce(total, available) {
 		return
 	}
 	g.dog.done(now)

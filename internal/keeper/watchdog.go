@@ -1,11 +1,5 @@
 package keeper
 
-import (
-	"fmt"
-
-	"golang.org/x/sys/unix"
-)
-
 // watchdog decides when the kernel's OOM killer is asked to end a process:
 // when nothing else can make room any more. It is arithmetic: no clock, no
 // files, no allocation.
@@ -80,12 +74,3 @@ func (w *watchdog) done(now int64) { w.fired, w.full, w.stuck = now, 0, 0 }
 
 // short says whether a machine has little memory left.
 func short(total, available int64) bool { return available < total/shortShare }
-
-// nanoClock is CLOCK_MONOTONIC in ns.
-func nanoClock() int64 {
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
-		panic(fmt.Sprintf("keeper: read the clock: %v", err)) // it has no reason to fail
-	}
-	return t.Nano()
-}

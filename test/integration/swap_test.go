@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,14 +21,7 @@ import (
 // pages come back to a program that runs.
 func TestSwap(t *testing.T) {
 	need(t, "/dev/loop-control", "mkswap", "swapoff")
-	probe, err := swapload.NewMemcg(fmt.Sprintf("zramfs-probe-%d", os.Getpid()), 64<<20)
-	if err != nil {
-		t.Skipf("needs a writable memory cgroup: %v", err)
-	}
-	if err := probe.Remove(); err != nil {
-		t.Error(err)
-	}
-	groups := filepath.Dir(probe.Dir())
+	groups := cgroups(t)
 	type config struct {
 		name  string
 		flags []string // of a mount; nil: swapon mounts
@@ -48,13 +42,8 @@ func TestSwap(t *testing.T) {
 			loop = s.on()
 			load := s.load()
 			await(t, "half of the program in swap", func() bool { return swapUsed(t, loop) > report.Bytes/2 })
-			group := filepath.Join(groups, fmt.Sprintf("zramfs-swapper-%d", load.Process.Pid))
-			for _, file := range []string{"memory.limit_in_bytes", "memory.max"} {
-				if err := os.WriteFile(filepath.Join(group, file), []byte("8G"), 0); err == nil {
-					break
-				}
-			}
-			run(t, "swapoff", loop)
+			unlimit(groups, load)
+			run(t, "swapoff", strings.Fields(loop)...)
 			finished(t, load)
 			s.healthy(report)
 			s.off(loop)
@@ -67,6 +56,7 @@ type swap struct {
 	*mnt
 	name, size string
 	flags      []string
+	start      []string // arguments of swapon; nil: by size
 }
 
 func newSwap(t *testing.T, size string, flags []string) *swap {
@@ -76,9 +66,10 @@ func newSwap(t *testing.T, size string, flags []string) *swap {
 		_ = command(zramfsBinary, "swapoff", "--name", name)
 		nothing(t, point)
 	})
-	return &swap{&mnt{t, point}, name, size, flags}
+	return &swap{mnt: &mnt{t, point}, name: name, size: size, flags: flags}
 }
 
+// on gives the devices, one a line.
 func (s *swap) on() string {
 	s.t.Helper()
 	if s.flags != nil {
@@ -87,7 +78,11 @@ func (s *swap) on() string {
 		}
 		zramfs(s.t, append([]string{"mount", s.point, "--size", s.size}, s.flags...)...)
 	}
-	return strings.TrimSpace(zramfs(s.t, "swapon", "--name", s.name, "--size", s.size, "--priority", "32767"))
+	args := s.start
+	if args == nil {
+		args = []string{"swapon", "--name", s.name, "--size", s.size, "--priority", "32767"}
+	}
+	return strings.TrimSpace(zramfs(s.t, args...))
 }
 
 // off ends it, and nothing is left.
@@ -117,13 +112,42 @@ func (s *swap) healthy(report *swapload.Report) {
 // load starts a program that has four times the memory it may have.
 func (s *swap) load() *exec.Cmd {
 	s.t.Helper()
-	cmd := exec.Command(swapperBinary, "-json", "-size", s.size, "-limit", long("128M", "256M"), "-corpus", "../../testdata/pages.zst",
-		"-touches", long("20000", "500000"))
+	return s.loadWith(long("128M", "256M"), long("20000", "500000"))
+}
+
+// loadWith is load with that much memory, and as many touches at random.
+func (s *swap) loadWith(limit, touches string) *exec.Cmd {
+	s.t.Helper()
+	cmd := exec.Command(swapperBinary, "-json", "-size", s.size, "-limit", limit, "-corpus", "../../testdata/pages.zst",
+		"-touches", touches)
 	cmd.Stdout, cmd.Stderr = &bytes.Buffer{}, os.Stderr
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
 	return cmd
+}
+
+// cgroups is where memory cgroups lie; a machine without is skipped.
+func cgroups(t *testing.T) string {
+	t.Helper()
+	probe, err := swapload.NewMemcg(fmt.Sprintf("zramfs-probe-%d", os.Getpid()), 64<<20)
+	if err != nil {
+		t.Skipf("needs a writable memory cgroup: %v", err)
+	}
+	if err := probe.Remove(); err != nil {
+		t.Error(err)
+	}
+	return filepath.Dir(probe.Dir())
+}
+
+// unlimit gives a load all the memory it wants. groups is where cgroups lie.
+func unlimit(groups string, load *exec.Cmd) {
+	group := filepath.Join(groups, fmt.Sprintf("zramfs-swapper-%d", load.Process.Pid))
+	for _, file := range []string{"memory.limit_in_bytes", "memory.max"} {
+		if err := os.WriteFile(filepath.Join(group, file), []byte("8G"), 0); err == nil {
+			break
+		}
+	}
 }
 
 // finished waits for the load: every page came back as it was.
@@ -145,17 +169,19 @@ func finished(t *testing.T, load *exec.Cmd) *swapload.Report {
 	return &report
 }
 
-// swapUsed is how many bytes are swapped out to a device; -1 if it is no swap.
-func swapUsed(t *testing.T, device string) int64 {
+// swapUsed is how many bytes are swapped out to devices, named one a line; -1
+// if none of them is swap.
+func swapUsed(t *testing.T, devices string) int64 {
 	t.Helper()
 	swaps, err := host.Swaps()
 	if err != nil {
 		t.Fatal(err)
 	}
+	used := int64(-1)
 	for _, s := range swaps {
-		if filepath.Base(s.Path) == filepath.Base(device) {
-			return s.Used
+		if slices.ContainsFunc(strings.Fields(devices), func(d string) bool { return filepath.Base(d) == filepath.Base(s.Path) }) {
+			used = max(used, 0) + s.Used
 		}
 	}
-	return -1
+	return used
 }
