@@ -183,6 +183,13 @@ func (w *worker) appendCrash(b []byte) []byte {
 	return b
 }
 
+// appendVerified tells how far the verification of a disk's pages is that
+// follows a recovery.
+func appendVerified(b []byte, d *blockdev.Device) []byte {
+	done, total, corrupt := d.Verified()
+	return fmt.Appendf(b, "pages_verified %d\npages_to_verify %d\npages_corrupt %d\n", done, total, corrupt)
+}
+
 // recovery is the time from the last worker's end to this one's first answer, 0
 // if there was no death, or no answer yet.
 func (c *crashRecord) recovery() time.Duration {

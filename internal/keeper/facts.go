@@ -121,7 +121,7 @@ func (w *worker) extraAttributes() []blockdev.Attribute {
 	}, {
 		Dir: blockdev.DirZramfs, Name: attrCrash, Mode: 0o444,
 		Help: "deaths of workers: generations, last reason, last recovery, what was resent, reclaimed, suspected",
-		Show: func(_ *blockdev.Device, b []byte) ([]byte, error) { return w.appendCrash(b), nil },
+		Show: func(d *blockdev.Device, b []byte) ([]byte, error) { return appendVerified(w.appendCrash(b), d), nil },
 	}, w.swapAttribute()}
 }
 
