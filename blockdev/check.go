@@ -100,7 +100,8 @@ func (d *disk) checkSums(r *report) error {
 		inUse = int64(d.frames.InUse())
 	}
 	if used := d.account.used.Load(); used != inUse+d.pool.Stats().Pages {
-		return fmt.Errorf("account holds %d pages, pool %d and frames %d: %w", used, d.pool.Stats().Pages, inUse, ErrCorrupt)
+		return fmt.Errorf("account holds %d pages, pool %d and frames %d: %w",
+			used, d.pool.Stats().Pages, inUse, ErrCorrupt)
 	}
 	return nil
 }

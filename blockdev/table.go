@@ -45,8 +45,9 @@ func newTable(r *shm.Region, l layout) *table {
 		elements: view[uint64](r, l.elements.off, int(l.slots)),
 	}
 	for i := range t.locks { // fresh memory, of which a reader's first lock would make a page
-		t.locks[i].Lock()
-		t.locks[i].Unlock()
+		if t.locks[i].TryLock() {
+			t.locks[i].Unlock()
+		}
 	}
 	return t
 }

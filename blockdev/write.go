@@ -219,7 +219,8 @@ func (d *disk) free(stream int, slot uint64, old word, give func(pool.Place, int
 		return
 	}
 	place, size := poolPlace(old), old.size()
-	if o, ok := d.pool.Owner(place, size); ok && uint64(o) != slot && d.names(uint64(o), old) || give(place, size) != nil {
+	o, ok := d.pool.Owner(place, size)
+	if ok && uint64(o) != slot && d.names(uint64(o), old) || give(place, size) != nil {
 		d.lanes[stream].corrupt.Add(1)
 		return
 	}

@@ -62,7 +62,7 @@ const (
 // counted per frame holds no pointer.
 type Frames struct {
 	mem   []byte          // immutable; frame i at i*PageSize, shared memory
-	heads []uint64        // by frame: owner u32 | CRC-32C u32; shared memory, written before a word names the frame
+	heads []uint64        // by frame: owner u32 | CRC-32C u32; shared memory, complete before a word names it
 	state []atomic.Uint32 // by frame; changes under the slot's lock
 	owner []atomic.Uint32 // slot by frame; written while Filling
 	stats *Stats          // immutable

@@ -15,8 +15,8 @@ func checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check MOUNTPOINT",
 		Short: "look for damage in the disks of a mount",
-		Long: "check reads every page of every disk of a mount, verifies its checksum, and compares all tables with each other. " +
-			"It changes nothing. It prints how many pages there are of each kind, what is damaged, and what to do; the exit " +
+		Long: "check reads every page of every disk of a mount, verifies its checksum, and compares all tables with each " +
+			"other. It changes nothing. It prints how many pages there are of each kind, what is damaged, and what to do; the exit " +
 			"code is 10 if anything is.\n\n" +
 			"I/O on a disk waits until its check is done, about a second for each gibibyte that is stored. Do not check a " +
 			"disk that is swap while the machine is short of memory. Damaged pages are found without it, too: when they are " +
