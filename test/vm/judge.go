@@ -104,19 +104,20 @@ func readBeat(text string) (progress, bool) {
 
 // reader builds an outcome line by line.
 type reader struct {
-	o       outcome
-	last    time.Duration // when the last report came; 0: none yet
-	ended   bool
-	stages  []string // of setup, that failed
-	pages   map[string]int64
-	faults  map[string]int64 // by pid, when armed
-	private map[string]int64
-	guards  []string
-	panic   string
-	fatal   []string
-	victims []string          // pids, of the OOM killer
-	roles   map[string]string // of the daemon's processes, by pid
-	bare    map[string]int64
+	o        outcome
+	last     time.Duration // when the last report came; 0: none yet
+	ended    bool
+	stages   []string // of setup, that failed
+	pages    map[string]int64
+	faults   map[string]int64 // by pid, when armed
+	private  map[string]int64
+	guards   []string
+	panic    string
+	fatal    []string
+	upgraded bool
+	victims  []string          // pids, of the OOM killer
+	roles    map[string]string // of the daemon's processes, by pid
+	bare     map[string]int64
 }
 
 var oomKill = regexp.MustCompile(`Killed process (\d+) \(([^)]*)\)`)
@@ -168,6 +169,7 @@ func (r *reader) report(at time.Duration, text string) {
 		}
 	case "event":
 		r.o.Events = append(r.o.Events, f["what"]+":"+f["result"])
+		r.upgraded = r.upgraded || f["what"] == "upgrade"
 	case "cycle":
 		r.o.Off = int(number(f["off"]))
 	case "lost":
@@ -222,13 +224,18 @@ func (r *reader) process(f map[string]string) {
 		r.faults[f["pid"]], r.private[f["pid"]] = minor, number(f["anon"])
 		r.o.Memory[f["role"]] += number(f["pss"])
 	case "end":
-		if major > 0 {
+		before, ok := r.faults[f["pid"]]
+		if !ok {
+			r.o.Faults[f["role"]+", new, major"] += major
+			return
+		}
+		// A new program is read from where its file lies, while the old one
+		// still serves; there is no telling here which fault came when.
+		if major > 0 && !r.upgraded {
 			r.guards = append(r.guards, who+f["majflt"]+" major faults")
 		}
-		if before, ok := r.faults[f["pid"]]; ok {
-			r.o.Faults[f["role"]] = minor - before
-			r.o.Growth[f["role"]] = number(f["anon"]) - r.private[f["pid"]]
-		}
+		r.o.Faults[f["role"]] = minor - before
+		r.o.Growth[f["role"]] = number(f["anon"]) - r.private[f["pid"]]
 	}
 }
 

@@ -35,7 +35,7 @@ func good() []string {
 		"process when=armed role=worker pid=161 threads=17 flagged=17 oom=-1000 minflt=8848 majflt=0 swap=0 anon=2592 pss=36660",
 		"file when=armed name=min_free_kbytes text=1810;",
 		"beat up=6000 pulse=8 pulse_worst=19 e0=1,28704,3588,0,0,0,23",
-		"event what=upgrade result=0 ms=80",
+		"event what=stop pid=161 result=0",
 		"eater index=0 phase=5 code=0 signal=0 pages=67545 touches=77285 verified=67545 wrong=0 worst=517",
 		"process when=end role=worker pid=161 threads=17 flagged=17 oom=-1000 minflt=8850 majflt=0 swap=0 anon=2600 pss=36660",
 		"setup what=off code=0 ms=1263 up=51889", "cycle n=0 off=0", "end up=51899",
@@ -82,7 +82,7 @@ func TestJudge(t *testing.T) {
 		{"OOM takes us", said(good(), "Out of memory: Killed process 161 (zramfs) total"), endedItself, "took the worker"},
 		{"OOM takes a command", said(good(), "Out of memory: Killed process 999 (zramfs) total"), endedItself, ""},
 		{"swap error", said(good(), "Write-error on swap-device (7:0:8)"), endedItself, "errors on the swap device"},
-		{"event failed", said(replaced("upgrade result=0", "upgrade result=5")), endedItself, "event upgrade:5"},
+		{"event failed", said(replaced("pid=161 result=0", "pid=161 result=5")), endedItself, "event stop:5"},
 		{"event missing", said(replaced("event what", "else what")), endedItself, "0 events of 1"},
 		{"swapoff", said(replaced("off=0", "off=4")), endedItself, "swapoff: 4"},
 		{"flags", said(replaced("flagged=8", "flagged=7")), endedItself, "7 of 8 threads"},
@@ -99,6 +99,9 @@ func TestJudge(t *testing.T) {
 		case c.why == "" && !o.Passed, c.why != "" && (len(o.Why) != 1 || !strings.Contains(o.Why[0], c.why)):
 			t.Errorf("%s: %q, want %q", c.name, o.Why, c.why)
 		}
+	}
+	if o := judge(said(replaced("what=stop", "what=upgrade")), endedItself, want); !o.Passed {
+		t.Errorf("upgrade: %q", o.Why)
 	}
 	if o := judge(said(good()), endedItself, want); o.HeldMiB != 263 || o.Faults["worker"] != 2 || o.Growth["worker"] != 8 ||
 		o.VM["min_free_kbytes"] != "1810" || o.Memory["taken"] != 30000 {
