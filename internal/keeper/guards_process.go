@@ -8,7 +8,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/zramfs/zramfs/blockdev"
 	"github.com/zramfs/zramfs/internal/host"
 )
 
@@ -126,7 +125,7 @@ func checkTables(in *inspection) finding {
 func checkReserve(in *inspection) finding {
 	floor, told := in.after.memory["reserve_floor"]
 	if !told {
-		floor = blockdev.DefaultReserveLow
+		floor, _ = reserve()
 	}
 	// It dips below its floor before it is filled up.
 	have := max(in.before.memory["reserve"], in.after.memory["reserve"])

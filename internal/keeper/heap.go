@@ -16,9 +16,8 @@ import (
 // enough has gathered, by a call of our own. Until then it lies in memory that
 // was populated beforehand.
 const (
-	heapSlack = 2 << 20  // garbage that is let lie, bytes
-	heapRoom  = 64 << 20 // above what is live, before the runtime steps in, bytes
-	heapLook  = time.Second
+	heapRoom = 64 << 20 // above what is live, before the runtime steps in, bytes
+	heapLook = time.Second
 )
 
 const (
@@ -43,9 +42,10 @@ func startHeap() {
 // were given since raises the limit, so that the collector never fights them.
 func tendHeap(samples []metrics.Sample) {
 	last, cycles := samples[1].Value.Uint64(), samples[2].Value.Uint64()
+	slack := uint64(heapSlack())
 	for range time.Tick(heapLook) {
 		metrics.Read(samples)
-		if samples[2].Value.Uint64() == cycles && samples[1].Value.Uint64()-last < heapSlack {
+		if samples[2].Value.Uint64() == cycles && samples[1].Value.Uint64()-last < slack {
 			continue
 		}
 		if samples[2].Value.Uint64() == cycles { // else settleHeap has collected
@@ -63,9 +63,10 @@ func tendHeap(samples []metrics.Sample) {
 // faults may have to wait for memory.
 func settleHeap() error {
 	const largest = 32 << 10 // of what the runtime has size classes for
-	var garbage []byte       // all of it, since the collector is off
+	slack := heapSlack()
+	var garbage []byte // all of it, since the collector is off
 	for size := 8; size <= largest; size *= 2 {
-		for range heapSlack / 16 / size {
+		for range max(int(slack)/16/size, 1) {
 			garbage = make([]byte, size)
 		}
 	}
@@ -77,7 +78,7 @@ func settleHeap() error {
 		{Name: "/memory/classes/heap/stacks:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
 	}
 	metrics.Read(samples)
-	used := int64(heapSlack)
+	used := slack
 	for _, s := range samples {
 		used += int64(s.Value.Uint64())
 	}

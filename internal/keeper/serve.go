@@ -188,6 +188,7 @@ func (w *worker) deviceConfig() (blockdev.Config, error) {
 	if w.header.region != nil {
 		config.Ledger = w.header.devices()
 	}
+	config.ReserveLow, config.ReserveHigh = reserve()
 	if c.leavesOut(guardReserve) {
 		config.ReserveLow, config.ReserveHigh = 1, 1
 	}
