@@ -79,4 +79,7 @@ func (k *keeper) makeRegion(name string, size int64) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-func roundUp(n int64) int64 { return (n + shm.PageSize - 1) &^ (shm.PageSize - 1) }
+func roundUp(n int64) int64 { return roundTo(n, shm.PageSize) }
+
+// roundTo rounds up to a power of two.
+func roundTo(n, to int64) int64 { return (n + to - 1) &^ (to - 1) }

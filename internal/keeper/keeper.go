@@ -87,6 +87,7 @@ type due struct {
 	replace time.Time // start the next worker
 	served  time.Time // the worker has come to serve, or is stuck
 	standby time.Time // make a standby
+	look    time.Time // for memory to lock
 }
 
 // RunKeeper is the hidden command: the keeper's process from its first

@@ -5,8 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
-
-	"golang.org/x/sys/unix"
+	"time"
 
 	"github.com/zramfs/zramfs/internal/shm"
 )
@@ -15,49 +14,115 @@ import (
 // locked: where there is no tmpfs with noswap, the keeper maps the regions, too,
 // and populates each piece before a worker uses it. The keeper's memory is
 // locked, so what it has populated stays. The zero locker holds nothing.
+//
+// Pages of tables come into being one at a time, at the first write to a part
+// of a disk, which cannot wait for the keeper: they are found by looking, every
+// second, and until then the worker has them locked. What swapon makes is
+// populated beforehand.
 type locker struct {
-	regions map[string]*shm.Region
+	regions map[string]*pinned
+}
+
+// pinned is a region of which the keeper holds the pages.
+type pinned struct {
+	region *shm.Region        // immutable
+	asked  map[int64]struct{} // pieces that workers ask for before they use them, and need not be looked at
+}
+
+const (
+	piece   = 2 << 20 // bytes that a worker asks for at once
+	pinTime = time.Second
+)
+
+// pin takes up a region.
+func (l *locker) pin(name string, f *os.File) (*pinned, error) {
+	if p := l.regions[name]; p != nil {
+		return p, nil
+	}
+	// Opened anew: looking for data moves the position, and a worker does, too.
+	own, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", name, err)
+	}
+	r, err := shm.Adopt(name, own)
+	if err != nil {
+		own.Close()
+		return nil, err
+	}
+	if l.regions == nil {
+		l.regions = make(map[string]*pinned)
+	}
+	l.regions[name] = &pinned{r, make(map[int64]struct{})}
+	return l.regions[name], nil
 }
 
 // hold populates a range of a region in this process.
 func (l *locker) hold(name string, f *os.File, off, n int64) error {
-	r := l.regions[name]
-	if r == nil {
-		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("lock %s: %w", name, err)
-		}
-		own := os.NewFile(uintptr(fd), name)
-		if r, err = shm.Adopt(name, own); err != nil {
-			own.Close()
-			return err
-		}
-		if l.regions == nil {
-			l.regions = make(map[string]*shm.Region)
-		}
-		l.regions[name] = r
-	}
-	return r.Populate(off, n)
-}
-
-// holdAll populates everything that a region holds.
-func (l *locker) holdAll(name string, f *os.File) error {
-	if err := l.hold(name, f, 0, 0); err != nil {
+	p, err := l.pin(name, f)
+	if err != nil {
 		return err
 	}
-	r := l.regions[name]
+	if err := p.region.Populate(off, n); err != nil {
+		return err
+	}
+	for at := roundTo(off, piece); at+piece <= off+n; at += piece {
+		p.asked[at] = struct{}{}
+	}
+	return nil
+}
+
+// look populates what there is of a region beside the pieces that are asked for.
+func (p *pinned) look() error {
 	var failed error
-	err := r.Data(func(off, n int64) bool {
-		failed = r.Populate(off, n)
+	err := p.region.Data(func(off, n int64) bool {
+		for end := off + n; off < end && failed == nil; {
+			next := min(off&^(piece-1)+piece, end)
+			if _, asked := p.asked[off&^(piece-1)]; !asked {
+				failed = p.region.Populate(off, next-off)
+			}
+			off = next
+		}
 		return failed == nil
 	})
 	return errors.Join(err, failed)
 }
 
 func (l *locker) forget(name string) {
-	if r := l.regions[name]; r != nil {
-		_ = r.Close() // one that cannot be unmapped is no worse than one that is kept
+	if p := l.regions[name]; p != nil {
+		_ = p.region.Close() // one that cannot be unmapped is no worse than one that is kept
 		delete(l.regions, name)
+	}
+}
+
+// lockHeld takes up everything that the kernel could swap out.
+func (k *keeper) lockHeld() error {
+	if k.source.NoSwap() {
+		return nil
+	}
+	buffers := roundUp(k.held.layout.Bytes(len(k.held.cpus)))
+	if err := k.locker.hold(roleBuffers, k.held.buffers, 0, buffers); err != nil {
+		return err
+	}
+	for name, f := range k.held.regions {
+		if _, err := k.locker.pin(name, f); err != nil {
+			return err
+		}
+	}
+	k.lookForMore()
+	return nil
+}
+
+// lookForMore locks what has come into being without being asked for.
+func (k *keeper) lookForMore() {
+	if k.source.NoSwap() {
+		return
+	}
+	k.due.look = time.Now().Add(pinTime)
+	for _, p := range k.locker.regions {
+		if err := p.look(); err != nil {
+			k.say("%v: some of it may be swapped out", err)
+			k.due.look = time.Now().Add(maxPause)
+		}
 	}
 }
 

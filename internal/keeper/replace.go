@@ -123,6 +123,11 @@ func (k *keeper) sent(p *process, err error) {
 func (k *keeper) hold(p *process, name string, f *os.File) {
 	k.held.put(name, f)
 	k.locker.forget(name)
+	if !k.source.NoSwap() && k.header.region != nil {
+		if _, err := k.locker.pin(name, f); err != nil {
+			k.say("%v: it may be swapped out", err)
+		}
+	}
 	for other := range k.processes {
 		if other != p && (other.stage == configured || other.stage == prepared) {
 			k.sent(other, other.control.send(message{Kind: msgRegion, Name: name}, f))
@@ -315,7 +320,7 @@ func (k *keeper) note(write func(c *crashRecord)) {
 // setClock sets the clock to the next thing that is due.
 func (k *keeper) setClock() {
 	next := time.Now().Add(time.Hour)
-	for _, at := range []time.Time{k.due.replace, k.due.served, k.due.standby} {
+	for _, at := range []time.Time{k.due.replace, k.due.served, k.due.standby, k.due.look} {
 		if !at.IsZero() && at.Before(next) {
 			next = at
 		}
@@ -340,6 +345,9 @@ func (k *keeper) tick(now time.Time) {
 	}
 	if past(&k.due.standby) {
 		k.makeStandby()
+	}
+	if past(&k.due.look) {
+		k.lookForMore()
 	}
 }
 

@@ -174,22 +174,6 @@ func (k *keeper) kill(p *process, why string) {
 	p.signal(unix.SIGKILL)
 }
 
-// lockHeld keeps in memory what the kernel could swap out.
-func (k *keeper) lockHeld() error {
-	if k.source.NoSwap() {
-		return nil
-	}
-	if err := k.locker.hold(roleBuffers, k.held.buffers, 0, roundUp(k.held.layout.Bytes(len(k.held.cpus)))); err != nil {
-		return err
-	}
-	for name, f := range k.held.regions { // all that is there, not only what was asked for
-		if err := k.locker.holdAll(name, f); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // become turns this process into the keeper of another program. It returns
 // only if it cannot, and then everything is as before.
 func (k *keeper) become(program *os.File, asker *os.File, result json.RawMessage) error {
