@@ -68,8 +68,12 @@ func (w *worker) build() (*service, error) {
 
 // connConfig is what the connection is made with.
 func (w *worker) connConfig(tree *fusefs.Tree) fuseconn.Config {
+	var handler fuseconn.Handler = tree
+	if fault == faultWrite {
+		handler = deadly{tree}
+	}
 	return fuseconn.Config{
-		Handler:       tree,
+		Handler:       handler,
 		Tree:          tree,
 		MaxBackground: w.maxBackground(),
 		AllowOther:    w.task.Config.AllowOther,

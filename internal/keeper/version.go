@@ -3,6 +3,9 @@ package keeper
 import (
 	"fmt"
 	"runtime/debug"
+	"syscall"
+
+	"github.com/zramfs/zramfs/internal/fuseconn"
 )
 
 // What a program that is built for tests can do wrong.
@@ -12,6 +15,7 @@ const (
 	faultNewer = "newer" // it is of the format after
 	faultCheck = "check" // it finds what it took over unsound
 	faultDie   = "die"   // its workers die as soon as they serve
+	faultWrite = "write" // its workers die of any write to the last page of a MiB
 )
 
 // programFormat is the format that this program reads.
@@ -56,3 +60,13 @@ func (h hello) check() error {
 }
 
 func (h hello) String() string { return fmt.Sprintf("%s (format %d)", h.Version, h.Format) }
+
+// deadly is a Handler that some requests kill, for tests.
+type deadly struct{ fuseconn.Handler }
+
+func (d deadly) Serve(r *fuseconn.Request) (int, bool, syscall.Errno) {
+	if r.Op == fuseconn.Write && r.Offset%(1<<20) == 1<<20-pageSize {
+		panic("a fault that was asked for")
+	}
+	return d.Handler.Serve(r)
+}

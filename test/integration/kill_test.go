@@ -1,8 +1,12 @@
 package integration
 
 import (
+	"bytes"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -175,6 +179,45 @@ func TestKeeperAfterWorker(t *testing.T) {
 func deadOrGone(point string) bool {
 	entries, err := os.ReadDir(point)
 	return err != nil || len(entries) == 0
+}
+
+// TestDeadlyRequest writes what kills whoever serves it. After two deaths it gets
+// an I/O error, and everything else goes on.
+func TestDeadlyRequest(t *testing.T) {
+	need(t)
+	needResend(t)
+	binary := faulty(t, "write")
+	point := filepath.Join(scratch(t), "mp")
+	if err := os.Mkdir(point, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run(t, binary, "mount", "--size", "8M", point)
+	m := &mnt{t, point}
+	t.Cleanup(m.end)
+	disk := open(t, m.disk(0), os.O_RDWR|unix.O_DIRECT)
+	page := aligned(t, pageSize)
+	copy(page, "kept")
+	for round := int64(1); round <= 2; round++ {
+		writeAt(t, disk, 0, page)
+		if _, err := disk.WriteAt(page, 1<<20-pageSize); !errors.Is(err, unix.EIO) {
+			t.Errorf("the deadly write: %v, want %v", err, unix.EIO)
+		}
+		writeAt(t, disk, 1<<20, page)
+		if got := readAt(t, disk, 0, pageSize); !bytes.Equal(got, page) {
+			t.Error("the disk is not what was written")
+		}
+		for name, want := range map[string]int64{"deaths": 2 * round, "faults": 2 * round, "poisoned": round} {
+			await(t, fmt.Sprintf("%s %d in crash_stat", name, want), func() bool {
+				return m.stat("zramfs/crash_stat", name) == want
+			})
+		}
+	}
+	if text := m.get("zramfs/crash_stat"); !strings.Contains(text, "last_reason exit status 2: panic: a fault") {
+		t.Errorf("the reason is not told:\n%s", text)
+	}
+	if err := disk.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestStopped ends a mount whose worker is stopped.
