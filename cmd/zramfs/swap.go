@@ -57,8 +57,7 @@ func swapOnCommand() *cobra.Command {
 		"half of it on machines with more than a GiB)")
 	f.StringVar(&c.Name, "name", defaultName, "name of the mount under "+keeper.RunDir)
 	f.BoolVar(&c.Force, "force", false, "go on although something is missing that keeps the machine safe")
-	f.StringSliceVar(&c.Without, "without", nil, "guards to leave out, to see what they are worth; zramfs doctor names them, "+
-		"and watchdog is one")
+	f.StringSliceVar(&c.Without, "without", nil, "guards to leave out, to see what they are worth; zramfs doctor names them")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }

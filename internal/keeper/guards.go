@@ -87,7 +87,7 @@ type guard struct {
 
 // guards lists all, in the order in which they are checked and set.
 func guards() []guard {
-	return slices.Concat(processGuards(), machineGuards(), deviceGuards())
+	return slices.Concat(processGuards(), machineGuards(), deviceGuards(), watchdogGuards())
 }
 
 // checkWithout looks for names that are no guard, or none that can be left out.

@@ -49,7 +49,7 @@ func (c *SwapConfig) check() error {
 	if c.Priority < 0 || c.Priority > host.MaxSwapPriority {
 		return Errorf(CodeUsage, "priority %d: expected 0 to %d", c.Priority, host.MaxSwapPriority)
 	}
-	return checkWithout(slices.DeleteFunc(slices.Clone(c.Without), func(g string) bool { return g == guardWatchdog }))
+	return checkWithout(c.Without)
 }
 
 // checkSwapName refuses what is no name, and users who cannot swap.
@@ -195,7 +195,7 @@ func (c *SwapConfig) ensureMount(point string, steps *undo) ([]string, error) {
 		Transport:  TransportPercpu,
 		Segments:   segmentsFor(c.Size),
 		Patience:   swapPatience,
-		Without:    slices.DeleteFunc(slices.Clone(c.Without), func(g string) bool { return g == guardWatchdog }),
+		Without:    c.Without,
 	})
 	if err != nil {
 		return nil, err
@@ -216,9 +216,8 @@ func (c *SwapConfig) prepareParts(point string, parts []part, steps *undo) ([]st
 	}
 	if !running {
 		var err error
-		without := slices.DeleteFunc(slices.Clone(c.Without), func(g string) bool { return g == guardWatchdog })
 		*steps = append(*steps, func() error { return UndoGuards(point) })
-		if warnings, err = ApplyGuards(point, devices, without, c.Force); err != nil {
+		if warnings, err = ApplyGuards(point, devices, c.Without, c.Force); err != nil {
 			return nil, err
 		}
 	}
