@@ -183,32 +183,45 @@ func peerOf(conn *net.UnixConn) (uint32, error) {
 }
 
 // listen starts answering questions, if it can: a keeper that cannot be asked
-// still serves.
+// still serves. The kernel gives the number of a device that is gone to the
+// next mount at once, so the keeper before may still have the name.
 func (k *keeper) listen() {
-	l, err := net.ListenUnix("unixpacket", socketName(k.dev))
-	if err != nil {
-		k.say("upgrade and swapon will not work on this mount: %v", err)
-		return
-	}
-	k.listener = l
-	slots := make(chan struct{}, questions)
 	go func() {
-		for {
-			conn, err := l.AcceptUnix()
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			if err != nil { // no descriptor, no memory
-				time.Sleep(askPause)
-				continue
-			}
-			slots <- struct{}{}
-			go func() {
-				defer func() { <-slots }()
-				k.answer(&control{conn: conn})
-			}()
+		l, err := net.ListenUnix("unixpacket", socketName(k.dev))
+		for try := 0; errors.Is(err, unix.EADDRINUSE) && try < lockTries; try++ {
+			time.Sleep(lockPause)
+			l, err = net.ListenUnix("unixpacket", socketName(k.dev))
 		}
+		if err == nil && k.do(func() error { k.listener = l; return nil }) != nil {
+			l.Close() // the mount has ended meanwhile
+			return
+		}
+		if err != nil {
+			k.say("upgrade and swapon will not work on this mount: %v", err)
+			return
+		}
+		k.accept(l)
 	}()
+}
+
+// accept answers connections, a goroutine each, until the listener is closed.
+func (k *keeper) accept(l *net.UnixListener) {
+	slots := make(chan struct{}, questions)
+	for {
+		conn, err := l.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // no descriptor, no memory
+			time.Sleep(askPause)
+			continue
+		}
+		slots <- struct{}{}
+		go func() {
+			defer func() { <-slots }()
+			k.answer(&control{conn: conn})
+		}()
+	}
 }
 
 // answer answers one connection.
