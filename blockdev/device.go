@@ -146,6 +146,7 @@ func (d *Device) options() options {
 		reserveLow:  c.ReserveLow,
 		reserveHigh: c.ReserveHigh,
 		roomWait:    c.RoomWait,
+		thread:      c.UpkeepThread,
 		limitWait:   c.LimitWait,
 		faults:      c.faults,
 	}

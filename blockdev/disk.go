@@ -43,6 +43,7 @@ type disk struct {
 	users  gate          // of control operations, which never hold Device.mu inside
 	quiet  sync.RWMutex  // read-held by background steps, held by a check
 
+	thread    func()        // immutable; Config.UpkeepThread
 	roomWait  time.Duration // immutable; how long a write waits for memory
 	limitWait time.Duration // immutable; and for room under the limit
 
@@ -88,6 +89,7 @@ type options struct {
 	limit       int64 // bytes; 0: none
 	reserveLow  int64 // bytes of populated free memory
 	reserveHigh int64
+	thread      func()
 	roomWait    time.Duration
 	limitWait   time.Duration
 	faults      *faults // nil but in tests
@@ -141,6 +143,7 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 		zero:    make([]byte, PageSize),
 		gate:    newGate(o.streams),
 
+		thread:    o.thread,
 		roomWait:  o.roomWait,
 		limitWait: o.limitWait,
 

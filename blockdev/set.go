@@ -38,6 +38,10 @@ type Config struct {
 	// memory limit; 0: it does not wait for that.
 	RoomWait, LimitWait time.Duration
 
+	// UpkeepThread is called on the thread that commits memory, which does
+	// nothing else, when it starts; nil: it is a thread like others.
+	UpkeepThread func()
+
 	// Extra rows of the attribute table: facts of the process.
 	Extra []Attribute
 	// Memory appends to memory_stat what the processes take, "name value" a

@@ -47,6 +47,10 @@ func (d *disk) fillReserve() error {
 }
 
 func (d *disk) runUpkeep() {
+	if d.thread != nil {
+		runtime.LockOSThread() // for ever: what thread does to it is not undone
+		d.thread()
+	}
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
 	retry := time.NewTimer(lastPause)

@@ -121,6 +121,8 @@ func DetachLoop(path string) error {
 	for _, set := range []struct{ file, value string }{
 		{"queue/stable_writes", "0"},
 		{"queue/wbt_lat_usec", "-1"}, // the kernel's default
+		{"queue/nr_requests", "128"},
+		{"queue/max_sectors_kb", "1280"},
 	} {
 		// Nothing is lost if a container may not: best effort.
 		_ = writeValue(filepath.Join(sys, set.file), set.value)

@@ -34,6 +34,8 @@ const (
 	guardDiscard     = "discard"
 	guardWarm        = "warm"
 	guardKworkers    = "kworkers"
+	guardUpkeep      = "upkeep"
+	guardFlight      = "in-flight"
 )
 
 // GuardState is how a guard was found.

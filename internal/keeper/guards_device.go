@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/zramfs/zramfs/internal/host"
 )
@@ -28,6 +29,11 @@ func deviceGuards() []guard {
 			leave: leaveQueue("wbt_lat_usec", "-1"),
 			why:   "the kernel holds back writes to a device that it finds slow: programs that must swap out wait for it",
 			todo:  "write 0 to queue/wbt_lat_usec of the loop device",
+		}, {
+			name: guardFlight, optional: true, swapOnly: true, check: checkFlight, apply: applyFlight,
+			why: "pages that are being swapped out are in the way until they are stored; more of them than the " +
+				"reserve has room for, and storing them takes memory that is not there until they are stored",
+			todo: "use zramfs swapon, which sets queue/nr_requests and queue/max_sectors_kb",
 		}, {
 			name: guardDiscard, must: true, optional: true, check: checkDiscard,
 			why:  "without it a page that swap has freed stays stored until something else is written over it",
@@ -99,6 +105,32 @@ func leaveQueue(file, value string) func(*inspection) error {
 		}
 		return nil
 	}
+}
+
+// checkFlight adds up what the loop devices may have under way.
+func checkFlight(in *inspection) finding {
+	total := int64(0)
+	for _, path := range in.loops {
+		requests, err := readNumber(queuePath(path, "nr_requests"))
+		if err != nil {
+			return unknown(err)
+		}
+		size, err := readNumber(queuePath(path, "max_sectors_kb"))
+		if err != nil {
+			return unknown(err)
+		}
+		total += requests * size << 10
+	}
+	_, room := reserve()
+	if most := inFlight(len(in.loops)) * flightRequest * int64(len(in.loops)); total > most {
+		return fail("up to %s under way, for a reserve of %s", HumanSize(total), HumanSize(room))
+	}
+	return pass("at most %s under way, for a reserve of %s", HumanSize(total), HumanSize(room))
+}
+
+func applyFlight(in *inspection, _ *guardState) error {
+	requests := strconv.FormatInt(inFlight(len(in.loops)), 10)
+	return errors.Join(leaveQueue("max_sectors_kb", strconv.Itoa(flightRequest>>10))(in), leaveQueue("nr_requests", requests)(in))
 }
 
 // checkDiscard asks the disk whether swap has discarded anything: swapon does,

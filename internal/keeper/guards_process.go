@@ -32,6 +32,10 @@ func processGuards() []guard {
 			why:  "a page that is swapped out needs a place at once; without populated pages at hand it waits for memory",
 			todo: "free memory on this machine: the reserve is filled again as soon as there is some",
 		}, {
+			name: guardUpkeep, optional: true, swapOnly: true, check: checkUpkeep,
+			why:  "the thread that gets the store its memory competes for it with the programs that are being swapped out",
+			todo: "use zramfs swapon, and with CAP_SYS_NICE; a container needs --cap-add SYS_NICE",
+		}, {
 			name: guardFlusher, must: true, optional: true, check: checkFlusher,
 			why: "a thread without PR_SET_IO_FLUSHER that allocates may be made to swap out pages, " +
 				"or to wait for kswapd, which waits for the daemon",
@@ -133,6 +137,25 @@ func checkReserve(in *inspection) finding {
 		return fail("%s populated, %s expected", HumanSize(have), HumanSize(floor))
 	}
 	return pass("%s populated, floor %s", HumanSize(have), HumanSize(floor))
+}
+
+// checkUpkeep looks for the worker's thread of real-time priority.
+func checkUpkeep(in *inspection) finding {
+	for _, p := range in.procs {
+		if p.name != memberWorker {
+			continue
+		}
+		threads, err := host.Threads(p.pid)
+		if err != nil {
+			return unknown(err)
+		}
+		for _, t := range threads {
+			if t.Policy == unix.SCHED_FIFO {
+				return pass("SCHED_FIFO %d", t.Priority)
+			}
+		}
+	}
+	return lack("of ordinary priority")
 }
 
 func checkFlusher(in *inspection) finding {

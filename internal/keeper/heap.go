@@ -13,8 +13,8 @@ import (
 // The worker's heap does not grow while it serves a steady load, and is not
 // collected then: a cycle would stop every thread, perhaps while one of them
 // waits for a page. Attribute reads leave some garbage; it is collected when
-// enough has gathered, by a call of our own. Until then it lies in memory that
-// was populated beforehand.
+// enough has gathered, by a call of our own, and never while memory is short.
+// Until then it lies in memory that was populated beforehand.
 const (
 	heapRoom = 64 << 20 // above what is live, before the runtime steps in, bytes
 	heapLook = time.Second
@@ -38,14 +38,18 @@ func startHeap() {
 	go tendHeap(samples)
 }
 
-// tendHeap looks every few seconds; it allocates nothing itself. What codecs
-// were given since raises the limit, so that the collector never fights them.
+// tendHeap looks every second; it allocates nothing itself. What codecs were
+// given since raises the limit, so that the collector never fights them.
 func tendHeap(samples []metrics.Sample) {
+	meter, err := host.OpenMeter() // without one it never collects
 	last, cycles := samples[1].Value.Uint64(), samples[2].Value.Uint64()
-	slack := uint64(heapSlack())
+	slack := uint64(heapSlack() / 2) // the other half is for times when it must not collect
 	for range time.Tick(heapLook) {
 		metrics.Read(samples)
 		if samples[2].Value.Uint64() == cycles && samples[1].Value.Uint64()-last < slack {
+			continue
+		}
+		if err != nil || scarce(meter) {
 			continue
 		}
 		if samples[2].Value.Uint64() == cycles { // else settleHeap has collected
@@ -55,6 +59,13 @@ func tendHeap(samples []metrics.Sample) {
 		last, cycles = samples[1].Value.Uint64(), samples[2].Value.Uint64()
 		debug.SetMemoryLimit(int64(samples[0].Value.Uint64()) + heapRoom)
 	}
+}
+
+// scarce says whether the machine has so little memory left that a page for
+// the collector might have to be waited for.
+func scarce(m *host.Meter) bool {
+	total, available, ok := m.Memory()
+	return !ok || short(total, available)
 }
 
 // settleHeap is for the end of all preparations: what is on the heap, or will

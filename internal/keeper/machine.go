@@ -1,17 +1,29 @@
 package keeper
 
-import "github.com/zramfs/zramfs/internal/host"
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/zramfs/zramfs/internal/host"
+)
+
+// beUrgent gives the calling thread real-time priority, for the one that
+// commits memory for the store. The kernel lets it take half of what is below
+// its last watermark, where the programs whose pages are being swapped out take
+// nothing any more. It computes nothing, so it keeps nobody waiting.
+func beUrgent() {
+	_ = host.SetPolicy(0, unix.SCHED_FIFO, 1) // doctor tells where it may not
+}
 
 // What is kept ready grows with the machine, up to where more is no use: on a
 // small one each MiB that lies ready is one that programs do not have.
 const (
 	largestReserve = 16 << 20 // of populated free memory, bytes
-	leastReserve   = 2 << 20
+	leastReserve   = 4 << 20
 	reserveShare   = 64 // of the machine's memory, one part
 
 	largestSlack = 2 << 20 // of garbage on the heap, bytes
-	leastSlack   = 256 << 10
-	slackShare   = 512
+	leastSlack   = 1 << 20
+	slackShare   = 256
 )
 
 // share is one part in n of the machine's memory, within bounds.
@@ -27,7 +39,23 @@ func share(n, least, largest int64) int64 {
 // and makes high of it.
 func reserve() (low, high int64) {
 	high = share(reserveShare, leastReserve, largestReserve)
-	return high / 2, high
+	return high / 4 * 3, high
+}
+
+// Bounds of what a loop device may have under way.
+const (
+	flightRequest = 64 << 10 // most bytes of one request
+	leastFlight   = 4        // requests; the kernel takes no less
+	mostFlight    = 128      // as the kernel has it
+)
+
+// inFlight is how many requests each of so many loop devices may have under
+// way, so that the reserve has room for what all of them carry, even if none
+// of it compresses: storing it then needs no memory from the kernel, which
+// may have none until it is stored.
+func inFlight(loops int) int64 {
+	_, high := reserve()
+	return min(max(high/flightRequest/int64(max(loops, 1)), leastFlight), mostFlight)
 }
 
 // heapSlack is how much garbage is let lie on the heap, in bytes.

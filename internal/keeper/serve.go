@@ -193,6 +193,9 @@ func (w *worker) deviceConfig() (blockdev.Config, error) {
 		config.Ledger = w.header.devices()
 	}
 	config.ReserveLow, config.ReserveHigh = reserve()
+	if c.Segments > 0 && !c.leavesOut(guardUpkeep) {
+		config.UpkeepThread = beUrgent
+	}
 	if c.leavesOut(guardReserve) {
 		config.ReserveLow, config.ReserveHigh = 1, 1
 	}
