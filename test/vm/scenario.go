@@ -107,10 +107,10 @@ func (c cell) params(s scenario, same map[string]string) map[string]string {
 		"MGLRU":  strconv.Itoa(c.MGLRU),
 		"CGROUP": strconv.Itoa(c.Cgroup),
 		"SEED":   strconv.Itoa(c.Run),
-		"SWAPON": fmt.Sprintf("--size %dM", 4*c.Memory),
+		"SWAPON": "", // as large as swapon finds right
 	}
 	if c.Without != "" {
-		p["SWAPON"] += " --without " + c.Without
+		p["SWAPON"] = "--without " + c.Without
 	}
 	if s.params["SWAP"] == "zram" {
 		var set []string

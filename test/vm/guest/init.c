@@ -101,6 +101,7 @@ static void ended(pid_t pid, int status, int *left)
 		--*left;
 		report("eater index=%d phase=%d code=%d signal=%d pages=%lu touches=%lu verified=%lu wrong=%lu worst=%lu", i,
 			e->phase, code, signal, e->pages, e->touches, e->verified, e->wrong, e->worst_ms);
+		e->phase = DONE; /* whoever is dead does not stand still */
 		return;
 	}
 	for (i = 0; i < WATCHERS; i++) {
