@@ -32,6 +32,7 @@ type crashRecord struct {
 	upgrades    atomic.Uint64
 	keepers     atomic.Uint64 // that took over from a dead one
 	diedAt      atomic.Int64  // CLOCK_MONOTONIC, ns: end of the last worker; 0: there was none
+	orphaned    atomic.Uint64 // 1: the keeper is dead and the worker that serves is starting another; both write it
 	keeper      atomic.Int64  // process numbers; 0: none
 	worker      atomic.Int64
 	standby     atomic.Int64

@@ -98,6 +98,7 @@ func (k *keeper) inherit(e *estate) error {
 	}
 	c := k.header.crash()
 	c.keeper.Store(int64(os.Getpid()))
+	c.orphaned.Store(0)
 	if e.Orphan {
 		c.keepers.Add(1)
 		k.say("the keeper of %s died: this one takes over", k.boot.Config.Mountpoint)
@@ -296,9 +297,13 @@ func (w *worker) replaceKeeper() *control {
 		w.clearAway()
 		os.Exit(int(CodeFailure))
 	}
-	w.header.crash().keeper.Store(0) // who waits sees that the mount is taken care of
-	if time.Since(w.keeper) < quickDeath {
-		time.Sleep(maxPause) // the next one may die as soon
+	w.header.crash().orphaned.Store(1) // who waits sees that the mount is taken care of
+	w.keepers = min(w.keepers+1, maxFailures)
+	if time.Since(w.keeper) >= quickDeath {
+		w.keepers = 0
+	}
+	if w.keepers > 1 {
+		time.Sleep(min(firstPause<<(w.keepers-2), maxPause))
 	}
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		w.keeper = time.Now()

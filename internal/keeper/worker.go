@@ -35,7 +35,8 @@ type worker struct {
 	held    held                   // guarded by mu; its regions are those below
 	regions map[string]*shm.Region // guarded by mu; of devices, by name
 	ended   bool                   // guarded by mu; the mount is gone, and no keeper is needed
-	keeper  time.Time              // when the last keeper was started; of the goroutine that watches it
+	keeper  time.Time              // when the last keeper was started; of the goroutine that watches it, as is the next
+	keepers int                    // in a row that died at once
 }
 
 // RunWorker is the hidden command: the worker's process.
@@ -199,7 +200,7 @@ func (w *worker) alone() {
 	if pid := int(c.worker.Load()); pid != 0 && pid != os.Getpid() { // or the order to us was on its way
 		serving, err = host.Watch(pid)
 	}
-	if err == nil && host.Gone(serving, int(dyingTime/time.Millisecond)) && c.keeper.Load() == int64(w.task.Keeper) {
+	if err == nil && host.Gone(serving, int(dyingTime/time.Millisecond)) && c.orphaned.Load() == 0 && c.keeper.Load() == int64(w.task.Keeper) {
 		closeAll(w.held.fuse) // the last: whoever waits for an answer, clearing away included, gets an error
 		w.clearAway()
 	}
