@@ -125,6 +125,11 @@ func ApplyGuards(point string, loops []string, without []string, force bool) ([]
 	if err != nil {
 		return nil, err
 	}
+	if !slices.Contains(without, guardStandby) {
+		if err := awaitStandby(in, nil); err != nil { // it is looked at like the others
+			return nil, err
+		}
+	}
 	in.loops = loops
 	state, err := openGuardState(guardStateDir)
 	if err != nil {

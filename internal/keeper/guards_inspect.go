@@ -84,6 +84,7 @@ func inspect(point string) (*inspection, error) {
 }
 
 // findProcesses finds keeper, worker and standby: the children of the keeper.
+// A standby that is still getting ready is none yet.
 func (in *inspection) findProcesses() error {
 	d, err := readDaemon(in.point)
 	if err != nil {
@@ -92,7 +93,7 @@ func (in *inspection) findProcesses() error {
 	children, err := host.Children(d.Keeper)
 	in.procs = []member{{memberKeeper, d.Keeper}, {memberWorker, d.Worker}}
 	for _, pid := range children {
-		if pid != d.Worker {
+		if pid == d.Standby {
 			in.procs = append(in.procs, member{memberStandby, pid})
 		}
 	}

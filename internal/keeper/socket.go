@@ -265,7 +265,7 @@ func (k *keeper) answer(c *control) {
 }
 
 // errEnding: the mount ends, and does nothing else any more.
-var errEnding = &Error{CodeFailure, "the mount is ending", syscall.ESHUTDOWN}
+var errEnding = &Error{CodeNotMounted, "the mount is ending", syscall.ESHUTDOWN}
 
 // do runs f on the goroutine that the keeper's state belongs to, and waits.
 func (k *keeper) do(f func() error) error {

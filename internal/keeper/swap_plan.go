@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"time"
@@ -50,11 +51,17 @@ func askSwap(point string, o swapOrder) (swapState, error) {
 	if err != nil {
 		return s, err
 	}
-	r, err := ask(point, req, nil, nil)
-	if err == nil {
-		err = r.into(&s)
+	for try := 0; ; try++ {
+		r, err := ask(point, req, nil, nil)
+		if (ExitCode(err) == CodeNotMounted || errors.Is(err, io.EOF)) && try < askTries {
+			time.Sleep(askPause) // it was the keeper of the mount that had this one's number before
+			continue
+		}
+		if err == nil {
+			err = r.into(&s)
+		}
+		return s, err
 	}
-	return s, err
 }
 
 // answerSwap is opSwap at the keeper.
@@ -67,7 +74,15 @@ func (k *keeper) answerSwap(q *question) (any, error) {
 		return nil, Errorf(CodeLacking, "swap in segments needs transport percpu")
 	}
 	page := openRoom(k.header.room())
-	var err error
+	err := k.do(func() error {
+		if k.finished || k.held.over() {
+			return Errorf(CodeNotMounted, "%s is mounted no more", k.boot.Config.Mountpoint)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
 	switch o.Do {
 	case swapKeep:
 		if err = k.do(func() error { return k.keepSwap(page, &o) }); err == nil {
