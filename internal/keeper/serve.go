@@ -89,7 +89,12 @@ func (w *worker) maxBackground() int {
 	return w.task.Layout.MaxBackground(loops)
 }
 
-// verify says whether what this worker took over is sound.
+// verifyTime is how long an upgrade waits for the verification: what has not
+// shown by then is no reason to go back.
+const verifyTime = 500 * time.Millisecond
+
+// verify says whether what this worker took over is sound: what its Rebuild
+// found, and what the verification that runs beside the I/O finds in a while.
 func (w *worker) verify(set *blockdev.Set) {
 	m := message{Kind: msgChecked}
 	err := error(nil)
@@ -99,8 +104,15 @@ func (w *worker) verify(set *blockdev.Set) {
 	if fault == faultCheck {
 		err = errors.New("a fault that was asked for")
 	}
+	end := time.Now().Add(verifyTime)
 	for _, d := range set.Devices() {
-		err = errors.Join(err, d.Check())
+		done, total, damaged := d.Verified()
+		for ; done < total && damaged == 0 && time.Now().Before(end); done, total, damaged = d.Verified() {
+			time.Sleep(firstPause)
+		}
+		if damaged > 0 {
+			err = errors.Join(err, fmt.Errorf("%s: %d pages are damaged", d.Name(), damaged))
+		}
 	}
 	if err != nil {
 		m.Failed = failureOf(fmt.Errorf("check: %w", err))
