@@ -175,12 +175,13 @@ static void feed(void)
 	}
 }
 
-static void start_watchers(void)
+/* start_watchers starts the first n: the first one beats, also while swap is
+ * made, and the others want what memory there is. */
+static void start_watchers(int n)
 {
 	int i;
 
-	shared->pulse_ms = now_ms();
-	for (i = 0; i < WATCHERS; i++) {
+	for (i = 0; i < n; i++) {
 		if (!watchers[i].pid)
 			watchers[i].pid = helper(watchers[i].name, watchers[i].locked, watchers[i].run);
 	}
@@ -207,7 +208,8 @@ static int cycle(int n)
 	if (setup("on"))
 		return -1;
 	facts("armed");
-	start_watchers();
+	shared->pulse_ms = now_ms();
+	start_watchers(WATCHERS);
 	feed();
 	stop_watcher("act");
 	facts("end");
@@ -233,6 +235,7 @@ int main(void)
 	setenv("PATH", "/bin", 1);
 
 	if (setup("machine") == 0) {
+		start_watchers(1);
 		facts("bare");
 		shared->available = available();
 		for (n = 0; n < param("CYCLES", 1) && cycle(n) == 0; n++)

@@ -47,7 +47,7 @@ void beat(void)
 		}
 		report("beat up=%lu free=%ld swaptotal=%ld swapfree=%ld swapcached=%ld pulse=%lu pulse_worst=%lu acted=%d reads=%lu "
 			"commands=%lu failed=%lu%s", now, field(text, "MemFree"), field(text, "SwapTotal"),
-			field(text, "SwapFree"), field(text, "SwapCached"), now - shared->pulse_ms, shared->pulse_worst,
+			field(text, "SwapFree"), field(text, "SwapCached"), shared->pulse_ms ? now - shared->pulse_ms : 0, shared->pulse_worst,
 			shared->acted, shared->reads, shared->commands, shared->failed, eaters);
 		pause_ms(1000);
 	}
