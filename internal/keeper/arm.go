@@ -244,17 +244,23 @@ func lockProgram() error {
 		return fmt.Errorf("lock program: %w", err)
 	}
 	defer exe.Close()
-	info, err := exe.Stat()
+	_, err = lockFile(exe) // never unmapped: the lock is to last as long as the process
+	return err
+}
+
+// lockFile keeps every page of a file in memory until the mapping that it
+// gives is unmapped, where this process locks its memory.
+func lockFile(f *os.File) ([]byte, error) {
+	info, err := f.Stat()
 	if err != nil {
-		return fmt.Errorf("lock program: %w", err)
+		return nil, fmt.Errorf("lock program: %w", err)
 	}
-	// Never unmapped: the lock is to last as long as the process.
-	text, err := unix.Mmap(int(exe.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
+	text, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
-		return fmt.Errorf("lock program: %w", err)
+		return nil, fmt.Errorf("lock program: %w", err)
 	}
 	if err := unix.Madvise(text, unix.MADV_POPULATE_READ); err != nil {
-		return fmt.Errorf("lock program: %w", err)
+		return nil, errors.Join(fmt.Errorf("lock program: %w", err), unix.Munmap(text))
 	}
-	return nil
+	return text, nil
 }

@@ -137,7 +137,7 @@ func ApplyGuards(point string, loops []string, without []string, force bool) ([]
 	}
 	defer state.close()
 	state.forgetDead()
-	state.Swaps[point] = guardedSwap{Dev: in.dev, Without: without}
+	state.Swaps[point] = guardedSwap{Dev: in.dev, Loops: loops, Without: without}
 	if err := state.save(); err != nil {
 		return nil, err
 	}

@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -34,6 +36,7 @@ type guardState struct {
 
 type guardedSwap struct {
 	Dev     string   `json:"dev"` // of the mount: another one at that place is another swap
+	Loops   []string `json:"loops,omitempty"`
 	Without []string `json:"without,omitempty"`
 	Warmed  int      `json:"warmed,omitempty"` // requests sent in parallel beforehand
 	Freed   int64    `json:"freed,omitempty"`  // pages discarded before it became swap
@@ -125,11 +128,27 @@ func (s *guardState) set(path, value string) error {
 	return err
 }
 
+// orphans are the loop devices of a swap whose mount is gone without swapoff,
+// as far as they are still attached to a file of it.
+func (s *guardState) orphans(point string) (loops []host.Loop, err error) {
+	swap, known := s.Swaps[point]
+	if !known || deviceOf(point) == swap.Dev {
+		return nil, nil
+	}
+	all, err := host.Loops()
+	for _, l := range all {
+		if slices.Contains(swap.Loops, l.Path) && strings.HasPrefix(filepath.Base(l.Backing), "zram") {
+			loops = append(loops, l)
+		}
+	}
+	return loops, err
+}
+
 // forgetDead drops swaps whose mount is gone without swapoff. What was changed
 // for them stays remembered.
 func (s *guardState) forgetDead() {
 	for point, swap := range s.Swaps {
-		if deviceOf(point) != swap.Dev {
+		if loops, err := s.orphans(point); err == nil && len(loops) == 0 && deviceOf(point) != swap.Dev {
 			delete(s.Swaps, point)
 		}
 	}

@@ -41,6 +41,9 @@ func SwapOff(ctx context.Context, c SwapOffConfig) error {
 	if m, ok, err := host.MountAt(point); err != nil {
 		return err
 	} else if !ok || m.Type != host.FSType {
+		if found, err := swapOffOrphans(point); found || err != nil {
+			return err
+		}
 		return Errorf(CodeNotMounted, "no swap of name %s: zramfs status lists what is there", c.Name)
 	}
 	loops, err := host.LoopsBelow(point)
@@ -71,6 +74,42 @@ func SwapOff(ctx context.Context, c SwapOffConfig) error {
 		return err
 	}
 	return errors.Join(UndoGuards(point), os.Remove(point))
+}
+
+// swapOffOrphans ends swap whose mount is gone: what lay there is lost already,
+// and the kernel ends whoever needed it.
+func swapOffOrphans(point string) (found bool, err error) {
+	state, err := openGuardState(guardStateDir)
+	if err != nil {
+		return false, err
+	}
+	loops, err := state.orphans(point)
+	state.close()
+	if err != nil || len(loops) == 0 {
+		return false, err
+	}
+	swaps, err := swapsOnAny(loops)
+	if err != nil {
+		return true, err
+	}
+	for _, s := range swaps {
+		if err := host.SwapOff(s.Path); err != nil {
+			return true, err
+		}
+	}
+	for _, l := range loops {
+		// One that was let go of detaches itself with its last user.
+		if err := host.DetachLoop(l.Path); err != nil && !errors.Is(err, unix.ENXIO) {
+			return true, err
+		}
+	}
+	if err := UndoGuards(point); err != nil {
+		return true, err
+	}
+	if err := os.Remove(point); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return true, err
+	}
+	return true, nil
 }
 
 // swapsOnAny lists the swaps that are on loop devices.

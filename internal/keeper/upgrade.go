@@ -13,7 +13,7 @@ import (
 const (
 	opUpgrade = "upgrade"
 
-	helloTime  = 5 * time.Second  // for the new program's first word
+	helloTime  = 30 * time.Second // for the new program's first word
 	mapTime    = 30 * time.Second // for mapping everything
 	trialTime  = time.Second      // that the new worker has to live before the program before goes
 	checkTime  = time.Minute      // for looking at what it took over
@@ -70,6 +70,13 @@ func (k *keeper) answerUpgrade(q *question) (any, error) {
 		return nil, err
 	}
 	defer program.Close()
+	// Until the keeper has become it: a new worker that has to fetch its program
+	// from swap fetches it through the worker that it is to replace.
+	text, err := lockFile(program)
+	if err != nil {
+		return nil, &Error{CodeUsage, "the new program does not fit into memory, and the one before goes on", err}
+	}
+	defer func() { _ = unix.Munmap(text) }() // ours
 	var before string
 	t := &trial{}
 	err = k.do(func() error {
@@ -202,7 +209,7 @@ func (k *keeper) try(q *question, t *trial) (*Upgraded, error) {
 	p := t.candidate
 	said, err := k.await(helloTime, func() (bool, error) { return p.stage > started, k.alive(p) })
 	if err == nil && !said {
-		err = refused("it did not say what it is within %s: it is not zramfs", helloTime)
+		err = refused("it did not say what it is within %s: it is not zramfs, or the machine is too busy", helloTime)
 	}
 	if err != nil {
 		return nil, err
