@@ -23,6 +23,8 @@ tests "unit" "${units[@]}"
 tests "race detector" -race "${units[@]}"
 tests "crash points" -tags crashpoints -run Crash ./pool ./blockdev ./internal/fusefs
 tests "order of locks, audited promises" -tags invariants -short ./blockdev ./compress ./internal/invariants ./pool ./stable
+step "guests whose only swap is zramfs"
+scripts/vm.sh --short || { (($? == 77)) && warn "left out: it needs what is named above."; }
 if [[ -d test/integration ]]; then
 	step "integration, in a container"
 	if [[ $EUID -eq 0 ]] || docker info >/dev/null 2>&1; then

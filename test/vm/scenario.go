@@ -128,7 +128,7 @@ func (c cell) params(s scenario, same map[string]string) map[string]string {
 
 // short are the cells of make test: what only a small machine can show.
 func short() []cell {
-	small := cell{Kernel: newest, Memory: 128, CPUs: 1, MGLRU: 0, Cgroup: 0, Run: 1}
+	small := cell{Kernel: newest, Memory: 192, CPUs: 1, MGLRU: 0, Cgroup: 0, Run: 1}
 	usual := cell{Kernel: newest, Memory: 256, CPUs: 2, MGLRU: 1, Cgroup: 2, Run: 1}
 	with := func(c cell, name string) cell { c.Scenario = name; return c }
 	return []cell{with(usual, "start"), with(small, "eater"), with(usual, "full"), with(usual, "replaced")}
