@@ -148,9 +148,9 @@ func nothing(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Fatalf("left behind: %q", leftovers(dir))
 }
 
-// await COMMAND...: until the command succeeds, for ten seconds.
+// await COMMAND...: until the command succeeds, for a minute.
 func await(ts *testscript.TestScript, neg bool, args []string) {
-	for range 500 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		if err := ts.Exec(args[0], args[1:]...); (err == nil) != neg {
 			return
 		}
