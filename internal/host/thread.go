@@ -3,6 +3,7 @@ package host
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -128,7 +129,11 @@ func OpenFiles(pid int, path string) (int, error) {
 	}
 	n := 0
 	for _, e := range entries {
-		if target, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil && target == path {
+		target, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if errors.Is(err, fs.ErrPermission) {
+			return 0, fmt.Errorf("look at open files, which needs CAP_SYS_PTRACE: %w", err)
+		}
+		if err == nil && target == path {
 			n++
 		}
 	}
