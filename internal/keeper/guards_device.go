@@ -21,12 +21,12 @@ func deviceGuards() []guard {
 			todo: "zramfs detach, then zramfs attach or swapon, which ask for both",
 		}, {
 			name: guardStable, must: true, optional: true, check: checkStable, apply: applyQueue("stable_writes", "1"),
-			leave: leaveQueue("stable_writes", "0"),
+			leave: setQueue("stable_writes", "0"),
 			why:   "a page could change while it is being written, and what is stored would be neither the old nor the new",
 			todo:  "write 1 to queue/stable_writes of the loop device before swapon, which looks once",
 		}, {
 			name: guardThrottle, optional: true, check: checkThrottle, apply: applyQueue("wbt_lat_usec", "0"),
-			leave: leaveQueue("wbt_lat_usec", "-1"),
+			leave: setQueue("wbt_lat_usec", "-1"),
 			why:   "the kernel holds back writes to a device that it finds slow: programs that must swap out wait for it",
 			todo:  "write 0 to queue/wbt_lat_usec of the loop device",
 		}, {
@@ -92,11 +92,12 @@ func checkThrottle(in *inspection) finding {
 
 // applyQueue sets a queue's file; the detach puts it back.
 func applyQueue(file, value string) func(*inspection, *guardState) error {
-	set := leaveQueue(file, value)
+	set := setQueue(file, value)
 	return func(in *inspection, _ *guardState) error { return set(in) }
 }
 
-func leaveQueue(file, value string) func(*inspection) error {
+// setQueue writes a file of the queue of each loop device.
+func setQueue(file, value string) func(*inspection) error {
 	return func(in *inspection) error {
 		for _, path := range in.loops {
 			if err := host.WriteValue(queuePath(path, file), value); err != nil {
@@ -130,7 +131,7 @@ func checkFlight(in *inspection) finding {
 
 func applyFlight(in *inspection, _ *guardState) error {
 	requests := strconv.FormatInt(inFlight(len(in.loops)), 10)
-	return errors.Join(leaveQueue("max_sectors_kb", strconv.Itoa(flightRequest>>10))(in), leaveQueue("nr_requests", requests)(in))
+	return errors.Join(setQueue("max_sectors_kb", strconv.Itoa(flightRequest>>10))(in), setQueue("nr_requests", requests)(in))
 }
 
 // checkDiscard asks the disk whether swap has discarded anything: swapon does,

@@ -128,11 +128,7 @@ func (in *inspection) sample() (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		return sample{}, fmt.Errorf("read clock: %w", err)
-	}
-	s := sample{memory: pairs(string(text)), threads: map[int][]host.Thread{}, at: now.Nano()}
+	s := sample{memory: pairs(string(text)), threads: map[int][]host.Thread{}, at: monotonic()}
 	for _, p := range in.procs {
 		threads, err := host.Threads(p.pid)
 		if err != nil && !gone(err) {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -79,15 +80,24 @@ func leftovers(dir string) (left []string) {
 	for _, l := range loopsOn(dir) {
 		left = append(left, "loop device "+l)
 	}
-	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, file := range files {
-		text, _ := os.ReadFile(file)
-		args := strings.Split(string(text), "\x00")
+	for _, args := range commandLines() {
 		if len(args) > 2 && filepath.Base(args[0]) == "zramfs" && host.Below(args[2], dir) {
 			left = append(left, "process "+strings.Join(args, " "))
 		}
 	}
 	return left
+}
+
+// commandLines are those of all processes, by number.
+func commandLines() map[int][]string {
+	lines := map[int][]string{}
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range files {
+		text, _ := os.ReadFile(file)
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		lines[pid] = strings.Split(string(text), "\x00")
+	}
+	return lines
 }
 
 // loopsOn are the loop devices on files below a path.

@@ -227,12 +227,8 @@ func (k *killer) generation() int {
 
 // workers are all processes that serve or would, by their command line.
 func (k *killer) workers() (pids []int) {
-	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, file := range files {
-		text, _ := os.ReadFile(file)
-		args := strings.Split(string(text), "\x00")
+	for pid, args := range commandLines() {
 		if len(args) > 2 && args[1] == "worker" && args[2] == k.m.point {
-			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
 			pids = append(pids, pid)
 		}
 	}
