@@ -39,6 +39,7 @@ func (k *keeper) connect() error {
 		return err
 	}
 	k.header.crash().keeper.Store(int64(os.Getpid()))
+	k.header.crash().caretaker.Store(int64(os.Getpid()))
 	if k.held.buffers, err = k.makeRegion(roleBuffers, roundUp(layout.Bytes(len(readers)))); err != nil {
 		return err
 	}

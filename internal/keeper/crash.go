@@ -3,6 +3,8 @@ package keeper
 import (
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -32,7 +34,7 @@ type crashRecord struct {
 	upgrades    atomic.Uint64
 	keepers     atomic.Uint64 // that took over from a dead one
 	diedAt      atomic.Int64  // CLOCK_MONOTONIC, ns: end of the last worker; 0: there was none
-	orphaned    atomic.Uint64 // 1: the keeper is dead and the worker that serves is starting another; both write it
+	caretaker   atomic.Int64  // the keeper; when it is dead, who starts another. Changes hands by compare-and-swap
 	keeper      atomic.Int64  // process numbers; 0: none
 	worker      atomic.Int64
 	standby     atomic.Int64
@@ -72,6 +74,15 @@ func (c *crashRecord) died(at int64, reason string) {
 	c.reasonLen.Store(uint64(n))
 	c.diedAt.Store(at)
 }
+
+// takeCare makes this process the one that looks after the mount, if the one
+// it takes over from still did: of several, one succeeds.
+func (c *crashRecord) takeCare(from int64) bool {
+	return c.caretaker.CompareAndSwap(from, int64(os.Getpid()))
+}
+
+// inCareOf says whether one of these processes looks after the mount.
+func (c *crashRecord) inCareOf(pids ...int64) bool { return slices.Contains(pids, c.caretaker.Load()) }
 
 func (c *crashRecord) lastReason() string { return string(c.reason[:c.reasonLen.Load()]) }
 

@@ -85,6 +85,9 @@ func (k *keeper) inherit(e *estate) error {
 	if err == nil {
 		k.header, err = openHeader(page)
 	}
+	if err == nil && e.Orphan && !k.header.crash().takeCare(int64(e.Workers[0].PID)) {
+		return errors.New("the worker that started this keeper is dead, and another has taken its place")
+	}
 	if err == nil {
 		err = k.lockHeld()
 	}
@@ -98,7 +101,6 @@ func (k *keeper) inherit(e *estate) error {
 	}
 	c := k.header.crash()
 	c.keeper.Store(int64(os.Getpid()))
-	c.orphaned.Store(0)
 	if e.Orphan {
 		c.keepers.Add(1)
 		k.say("the keeper of %s died: this one takes over", k.boot.Config.Mountpoint)
@@ -297,7 +299,7 @@ func (w *worker) replaceKeeper() *control {
 		w.clearAway()
 		os.Exit(int(CodeFailure))
 	}
-	w.header.crash().orphaned.Store(1) // who waits sees that the mount is taken care of
+	w.header.crash().caretaker.Store(int64(os.Getpid())) // who waits leaves it to this process while it lives
 	w.keepers = min(w.keepers+1, maxFailures)
 	if time.Since(w.keeper) >= quickDeath {
 		w.keepers = 0

@@ -118,14 +118,13 @@ func (w *worker) stand() (*service, error) {
 	for {
 		if awaited == 0 {
 			awaited--
-			if err := w.control.send(message{Kind: msgPrepared}); err != nil {
-				return nil, err
-			}
+			_ = w.control.send(message{Kind: msgPrepared}) // a keeper that is gone is noticed below
 		}
 		m, files, err := w.control.receive()
 		switch {
 		case err != nil:
-			w.alone()
+			w.alone(awaited < 0)
+			return service, nil
 		case m.Kind == msgStop:
 			os.Exit(int(CodeOK))
 		case m.Kind == msgRegion && len(files) == 1:
@@ -182,29 +181,44 @@ func (w *worker) forget(name string) {
 	}
 }
 
-// dyingTime is how long a worker that was killed together with its keeper may
-// take to be gone.
-const dyingTime = 500 * time.Millisecond
-
-// alone is the end of a worker that waits, when its keeper is gone: the one
-// that serves starts another keeper, and that a standby of its own. If that
-// one is gone as well, and had not begun to, nobody is left to clear the mount
-// away. Who serves is asked now: since this one was started it may have changed.
-func (w *worker) alone() {
+// alone is called when the keeper of a process that waits is gone. Mostly the
+// one that serves starts another keeper, and that a standby of its own, so this
+// process ends. If the one that serves is gone as well, this one takes its
+// place; if it cannot, it clears the mount away. Who serves is asked now: since
+// this process was started it may have changed.
+func (w *worker) alone(prepared bool) {
 	if w.header.region == nil {
 		os.Exit(int(CodeFailure))
 	}
 	c := w.header.crash()
-	serving := (*os.File)(nil) // gone: one was just to be replaced
-	var err error
-	if pid := int(c.worker.Load()); pid != 0 && pid != os.Getpid() { // or the order to us was on its way
-		serving, err = host.Watch(pid)
+	serves, serving := c.worker.Load(), (*os.File)(nil) // gone: it was just to be replaced
+	if serves != 0 && serves != int64(os.Getpid()) {    // or the order to us was on its way
+		var err error
+		if serving, err = host.Watch(int(serves)); err != nil {
+			os.Exit(int(CodeFailure))
+		}
 	}
-	if err == nil && host.Gone(serving, int(dyingTime/time.Millisecond)) && c.orphaned.Load() == 0 && c.keeper.Load() == int64(w.task.Keeper) {
+	const pause = 10 // ms; who is stopped may start a keeper when it goes on
+	for !host.Gone(serving, pause) {
+		if !c.inCareOf(int64(w.task.Keeper), serves) || w.held.over() {
+			os.Exit(int(CodeFailure))
+		}
+	}
+	if !c.takeCare(int64(w.task.Keeper)) && !c.takeCare(serves) {
+		os.Exit(int(CodeFailure))
+	}
+	if !prepared || w.held.over() {
 		closeAll(w.held.fuse) // the last: whoever waits for an answer, clearing away included, gets an error
 		w.clearAway()
+		os.Exit(int(CodeFailure))
 	}
-	os.Exit(int(CodeFailure))
+	if serving != nil {
+		c.died(monotonic(), "it died together with its keeper")
+		c.deaths.Add(1)
+	}
+	c.worker.Store(int64(os.Getpid()))
+	c.standby.Store(0)
+	w.order = order{Generation: int(c.generations.Add(1)), Resume: true}
 }
 
 // clearAway ends the mount for everybody: users of the disk get errors, and

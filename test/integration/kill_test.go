@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -142,37 +143,31 @@ func TestEndsInAnyPhase(t *testing.T) {
 	}
 }
 
-// TestKeeperAfterWorker kills a worker and, before another serves or just then,
-// the keeper. Either the mount goes on or it ends with errors; it never hangs.
-func TestKeeperAfterWorker(t *testing.T) {
+// TestKeeperAndWorker kills both, in either order and some time apart: the one
+// that stands by takes over, and nobody sees an error.
+func TestKeeperAndWorker(t *testing.T) {
 	need(t, "/dev/loop-control")
 	needResend(t)
-	for delay := range time.Duration(long(8, 40)) {
-		m := mount(t, "--size", "8M")
+	m := mount(t, "--size", "8M", "--write-behind", "8")
+	programs := working(m)
+	k := newKiller(m)
+	for i := range long(8, 200) {
 		standby(m)
-		programs := working(m)
-		worker, keeper := m.stat("zramfs/daemon_stat", "worker_pid"), m.stat("zramfs/daemon_stat", "keeper_pid")
-		for _, pid := range []int64{worker, keeper} {
-			if err := unix.Kill(int(pid), unix.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(delay * time.Millisecond)
+		pids := []int{k.worker(), k.keeper()}
+		if i%2 == 1 {
+			slices.Reverse(pids)
 		}
-		await(t, "an answer or an end", func() bool { return m.serving() || deadOrGone(m.point) })
-		if m.serving() {
-			unharmed(t, programs)
-			m.detach()
-		} else {
-			for _, w := range programs {
-				ended(t, w, "a program at work")
-			}
+		for _, pid := range pids {
+			k.signal(pid, unix.SIGKILL)
+			time.Sleep(time.Duration(i/2%8) * time.Millisecond)
 		}
-		await(t, "the end of the mount", func() bool {
-			r := command(zramfsBinary, "umount", m.point)
-			return r.code == 0 || r.code == 4
-		})
-		nothing(t, m.point)
+		await(t, "another keeper", func() bool { return k.keeper() != pids[(i+1)%2] })
 	}
+	unharmed(t, programs)
+	k.healthy()
+	m.detach()
+	m.umount()
+	nothing(t, m.point)
 }
 
 // deadOrGone says whether nobody serves a mount, or there is none.

@@ -152,19 +152,20 @@ func TestHundredMounts(t *testing.T) {
 	}
 }
 
-// TestKilled kills whom nobody can replace: keeper and worker together, or one
-// of them where the worker owns the mount or the kernel sends nothing again,
-// under load on the file and through a loop device. The mount ends: errors,
+// TestKilled kills whom nobody can replace: keeper, worker and standby together,
+// keeper and worker without a standby, or one of them where the worker owns the
+// mount or the kernel sends nothing again, under load on the file and through a loop device. The mount ends: errors,
 // nothing hangs, umount clears away what is left, the loop device goes too, and
 // the place can be used again.
 func TestKilled(t *testing.T) {
 	need(t, "/dev/loop-control")
 	worker, keeper, both := []string{"worker"}, []string{"keeper"}, []string{"keeper", "worker"}
+	all := append(both, "standby")
 	for _, c := range []struct {
 		flags string
 		who   [][]string
 	}{
-		{"--transport=percpu", [][]string{both}},
+		{"--transport=percpu", [][]string{all}},
 		{"--no-standby", [][]string{both}},
 		{"--no-resend", [][]string{worker, both}},
 		{"--transport=gofuse", [][]string{worker, keeper, both}},
@@ -183,8 +184,8 @@ func TestKilled(t *testing.T) {
 				for _, name := range who {
 					pids = append(pids, int(m.stat("zramfs/daemon_stat", name+"_pid")))
 				}
-				if len(pids) == 2 { // neither can clear away after the other
-					if err := unix.Kill(pids[1], unix.SIGSTOP); err != nil {
+				for _, pid := range pids[1:] { // none can clear away after another
+					if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
 						t.Fatal(err)
 					}
 				}

@@ -43,7 +43,11 @@ func TestSwap(t *testing.T) {
 			load := s.load()
 			await(t, "half of the program in swap", func() bool { return swapUsed(t, loop) > report.Bytes/2 })
 			unlimit(groups, load)
-			run(t, "swapoff", strings.Fields(loop)...)
+			for _, device := range strings.Fields(loop) {
+				if err := host.SwapOffContext(t.Context(), device); err != nil { // see there why not swapoff(8)
+					t.Fatal(err)
+				}
+			}
 			finished(t, load)
 			s.healthy(report)
 			s.off(loop)
