@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -188,14 +189,14 @@ func TestHotAddAndRemove(t *testing.T) {
 func FuzzStore(f *testing.F) {
 	for i, a := range Attributes() {
 		for _, v := range []string{"", "0", "1", "-1", "4096", "8M", "text", "level=3", "algo=zstd", "lz4(level=2)"} {
-			if a.Store != nil {
+			if a.Writable() {
 				f.Add(i, v)
 			}
 		}
 	}
 	f.Fuzz(func(t *testing.T, i int, value string) {
 		rows := Attributes()
-		if i < 0 || i >= len(rows) || rows[i].Store == nil {
+		if i < 0 || i >= len(rows) || !rows[i].Writable() {
 			return
 		}
 		set, err := NewSet(testConfig(t))
@@ -206,7 +207,7 @@ func FuzzStore(f *testing.F) {
 			t.Fatal(err)
 		}
 		d := set.Device(0)
-		err = rows[i].Store(d, value)
+		err = rows[i].Do(context.Background(), d, value)
 		if err != nil && !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrTooBig) && !errors.Is(err, ErrRange) &&
 			!errors.Is(err, ErrBusy) && !errors.Is(err, ErrNoMemory) {
 			t.Errorf("%s = %q: %v is none of the kinds that have an errno", rows[i].Name, value, err)

@@ -1,6 +1,8 @@
 package blockdev
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -34,9 +36,50 @@ type Attribute struct {
 
 	// Show appends the value to b; nil for write-only attributes.
 	Show func(d *Device, b []byte) ([]byte, error)
+	// ShowAt is Show of what is too large to be made at once: it fills b with what
+	// there is at a position, and says how much that was; 0: there is no more. It
+	// keeps nothing between two calls, so another worker may answer the next one.
+	ShowAt func(d *Device, b []byte, off int64) (int, error)
 	// Store parses and applies a value, a trailing newline allowed; nil for
 	// read-only attributes.
 	Store func(d *Device, value string) error
+	// StoreSlow is Store of what may take long: other attributes are served
+	// meanwhile. It returns soon after ctx has ended, which it does when who stores
+	// is interrupted, when the disk is reset, and when the mount ends; call it by Do.
+	// Where a worker dies the next one does it again from the start, so doing it
+	// twice is doing it once; and it publishes no setting, since an operation beside
+	// it could then be taken for done.
+	StoreSlow func(ctx context.Context, d *Device, value string) error
+}
+
+// Readable says whether the attribute can be read.
+func (a *Attribute) Readable() bool { return a.Show != nil || a.ShowAt != nil }
+
+// Writable says whether the attribute can be written.
+func (a *Attribute) Writable() bool { return a.Store != nil || a.StoreSlow != nil }
+
+// Do stores a value, fast or slowly. ErrInterrupted: ctx ended first;
+// ErrNoDevice: the disk was reset meanwhile.
+func (a *Attribute) Do(ctx context.Context, d *Device, value string) error {
+	if a.StoreSlow == nil {
+		return a.Store(d, value)
+	}
+	var ending context.Context
+	if k := d.disk.Load(); k != nil {
+		ending = k.ending
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(ending, cancel)()
+	}
+	err := a.StoreSlow(ctx, d, value)
+	switch {
+	case !errors.Is(err, context.Canceled):
+		return err
+	case ending != nil && ending.Err() != nil:
+		return fmt.Errorf("%s: %s was reset meanwhile: %w", a.Name, d.Name(), ErrNoDevice)
+	}
+	return fmt.Errorf("%s: %w", a.Name, ErrInterrupted)
 }
 
 // Attributes is the table of built-in attributes, in the order of their

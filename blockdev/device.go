@@ -207,6 +207,7 @@ func (d *Device) resetLocked(r record) error {
 	if k == nil {
 		return nil
 	}
+	k.end()
 	k.gate.shut()
 	d.disk.Store(nil)
 	k.users.shut()

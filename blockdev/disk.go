@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -60,6 +61,11 @@ type disk struct {
 
 	stop chan struct{}  // closed to end the goroutines
 	wg   sync.WaitGroup // the goroutines
+
+	// ending ends when the disk is being taken away, before anybody waits for
+	// those who hold it. Both immutable.
+	ending context.Context
+	end    context.CancelFunc
 }
 
 // hand is one stream's scratch for pages that are read or written in part.
@@ -150,6 +156,7 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 		users: newGate(1),
 		stop:  make(chan struct{}),
 	}
+	d.ending, d.end = context.WithCancel(context.Background())
 	d.account.max = &d.kept.max
 	foldLanes(r, d.kept, o.streams)
 	d.policy.Store(uint32(o.policy))
@@ -222,6 +229,7 @@ func (d *disk) start() error {
 // close ends the goroutines. No request is under way: the gate is shut, and
 // who waits before it is told that the disk is gone.
 func (d *disk) close() {
+	d.end()
 	close(d.stop)
 	d.wg.Wait()
 	if err := d.pool.Close(); err != nil {

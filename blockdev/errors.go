@@ -18,6 +18,7 @@ var (
 	ErrNotBlock    = errors.New("not a block device")      // ENOTBLK
 	ErrUnsupported = errors.New("not supported")           // EOPNOTSUPP
 	ErrAgain       = errors.New("try again")               // EAGAIN
+	ErrInterrupted = errors.New("interrupted")             // EINTR
 )
 
 // errPark, errRoom and errLimit steer a request inside Submit and are never

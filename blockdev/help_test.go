@@ -2,6 +2,7 @@ package blockdev
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -182,7 +183,7 @@ func show(tb testing.TB, d *Device, name string) string {
 func store(d *Device, name, value string) error {
 	for _, a := range Attributes() {
 		if a.Name == name {
-			return a.Store(d, value)
+			return a.Do(context.Background(), d, value)
 		}
 	}
 	return fmt.Errorf("no attribute %s", name)

@@ -11,13 +11,16 @@ import (
 
 // control is the one thread that answers what is not for a disk, through
 // go-fuse. It may allocate and wait; readers copy their request into a slot
-// and read on. A request that is larger than a slot keeps its buffer.
+// and read on. A request that is larger than a slot keeps its buffer. For a
+// write that may take long it starts a goroutine, and goes on.
 type control struct {
 	proto *fuse.ProtocolServer // immutable; used by the control thread
 	reply []byte               // immutable; used by the control thread
 
 	free chan *slot // slots not in use; has room for all
 	todo chan *slot // has room for all slots
+
+	slow slow
 
 	panics atomic.Uint64
 	before *before // immutable
@@ -30,6 +33,7 @@ type slot struct {
 	index *index // immutable
 	n     int    // bytes of the request
 	fd    uintptr
+	id    uint64 // of a slow write
 	// large is the buffer that holds the request, nil if mem does.
 	large *Request
 }
@@ -41,6 +45,7 @@ const attributeMax = pageSize
 func newControl(tree fuse.RawFileSystem, opts *fuse.MountOptions, slots, reply []byte, b *before) *control {
 	n := len(slots) / slotSize
 	c := &control{reply: reply, before: b, free: make(chan *slot, n), todo: make(chan *slot, n)}
+	c.slow = newSlow(tree, n)
 	opts.PanicHandler = func(any) fuse.Status {
 		c.panics.Add(1)
 		return fuse.EIO
@@ -73,7 +78,9 @@ func (rd *reader) handOver(r *Request, n int) {
 		return
 	}
 	s.n, s.fd, s.large = n, rd.fd, nil
-	s.index.open(unique)
+	if h.Opcode != opInterrupt { // which is not answered
+		s.index.open(unique)
+	}
 	if n <= slotMax {
 		copy(s.mem[slotRequest:], r.head[requestAt:])
 		if n > rwInSize {
@@ -117,17 +124,45 @@ func (s *slot) request() []byte {
 // loop serves until todo is closed.
 func (c *control) loop() {
 	runtime.LockOSThread()
-	for s := range c.todo {
-		if n := c.handle(s.request()); n > 0 {
-			send(s.fd, unsafe.Pointer(unsafe.SliceData(c.reply)), n)
-			c.before.answered()
+	for {
+		select {
+		case s := <-c.slow.ended:
+			c.retire(s)
+		case s, ok := <-c.todo:
+			if !ok {
+				c.slow.finish()
+				return
+			}
+			c.serve(s)
 		}
-		s.index.close()
-		if r := s.large; r != nil {
-			s.large = nil
-			r.reader.spare <- r
-		}
+	}
+}
+
+// serve answers a request, or starts what answers it.
+func (c *control) serve(s *slot) {
+	request := s.request()
+	if h := (*fuse.InHeader)(unsafe.Pointer(unsafe.SliceData(request))); h.Opcode == opInterrupt {
+		c.slow.interrupt(request)
 		c.free <- s
+		return
+	} else if h.Opcode == opWrite && c.slow.is(h.NodeId) {
+		c.store(s, request)
+		return
+	}
+	if n := c.handle(request); n > 0 {
+		send(s.fd, unsafe.Pointer(unsafe.SliceData(c.reply)), n)
+		c.before.answered()
+	}
+	s.index.close()
+	c.giveBack(s)
+	c.free <- s
+}
+
+// giveBack gives the buffer of a large request to its reader.
+func (c *control) giveBack(s *slot) {
+	if r := s.large; r != nil {
+		s.large = nil
+		r.reader.spare <- r
 	}
 }
 

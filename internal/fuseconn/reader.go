@@ -121,8 +121,8 @@ func (rd *reader) serveOne(n int) {
 	case opWrite:
 		rd.count.writes.Add(1)
 	case opFallocate, opFsync:
-	case opForget, opBatchForget, opInterrupt:
-		return // node ids are constants, and nothing here can be interrupted
+	case opForget, opBatchForget:
+		return // node ids are constants
 	default:
 		rd.handOver(r, n)
 		return

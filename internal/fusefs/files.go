@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -34,7 +35,7 @@ type handle struct {
 func (t *Tree) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	out.Fh = in.Unique &^ resent
 	out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
-	if t.IsDisk(in.NodeId) {
+	if t.IsDisk(in.NodeId) || t.IsSlow(in.NodeId) {
 		out.OpenFlags |= fuse.FOPEN_PARALLEL_DIRECT_WRITES
 	}
 	t.mu.Lock()
@@ -141,7 +142,7 @@ func (t *Tree) mayOpen(node uint64, access uint32) fuse.Status {
 		if d == nil {
 			return fuse.ENODEV
 		}
-		read, write = a.Show != nil, a.Store != nil
+		read, write = a.Readable(), a.Writable()
 	}
 	if access != syscall.O_WRONLY && !read || access != syscall.O_RDONLY && !write {
 		return fuse.EACCES
@@ -173,6 +174,16 @@ func (t *Tree) OnUnmount() {
 // Read implements fuse.RawFileSystem, for attribute files. A read from the
 // start makes the text anew; hot_add makes one device per open.
 func (t *Tree) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	if a, d := t.attribute(in.NodeId); a != nil && a.ShowAt != nil {
+		if d == nil {
+			return nil, fuse.ENODEV
+		}
+		n, err := a.ShowAt(d, buf, int64(in.Offset))
+		if err != nil {
+			return nil, statusOf(err)
+		}
+		return fuse.ReadResultData(buf[:n]), fuse.OK
+	}
 	t.mu.Lock()
 	h := t.open[in.Fh]
 	if h == nil {
@@ -226,12 +237,19 @@ func (t *Tree) show(node uint64) ([]byte, error) {
 }
 
 // Write implements fuse.RawFileSystem, for attribute files: each write(2) is
-// a store of its own, wherever it goes. One that comes again is not done again.
-func (t *Tree) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+// a store of its own, wherever it goes. One that comes again is not done again,
+// unless it is slow: those may be done twice.
+func (t *Tree) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	value := string(data[:min(len(data), pageSize)])
+	if t.IsSlow(in.NodeId) {
+		if err := t.storeSlow(cancel, in.NodeId, value); err != nil {
+			return 0, statusOf(err)
+		}
+		return uint32(len(value)), fuse.OK
+	}
 	if n, errno, ok := t.ledger.done(in.Unique); ok {
 		return n, fuse.Status(errno)
 	}
-	value := string(data[:min(len(data), pageSize)])
 	op := t.ledger.begin(in.Unique, t.set.Changes(), len(value), 0)
 	err := t.store(in.NodeId, value)
 	op.end(errnoOf(err))
@@ -239,6 +257,32 @@ func (t *Tree) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, 
 		return 0, statusOf(err)
 	}
 	return uint32(len(value)), fuse.OK
+}
+
+// IsSlow says whether a write of the node may take long. It implements
+// fuseconn.Slow.
+func (t *Tree) IsSlow(node uint64) bool {
+	_, kind := split(node)
+	a := t.rows.byKind[kind]
+	return a != nil && a.StoreSlow != nil
+}
+
+// storeSlow stores until it is done, or cancel is closed.
+func (t *Tree) storeSlow(cancel <-chan struct{}, node uint64, value string) error {
+	a, d := t.attribute(node)
+	if a == nil || d == nil {
+		return blockdev.ErrNoDevice
+	}
+	ctx, end := context.WithCancel(context.Background())
+	defer end()
+	go func() {
+		select {
+		case <-cancel:
+			end()
+		case <-ctx.Done():
+		}
+	}()
+	return a.Do(ctx, d, value)
 }
 
 func (t *Tree) store(node uint64, value string) error {

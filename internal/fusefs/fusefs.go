@@ -63,6 +63,7 @@ type Tree struct {
 var (
 	_ fuse.RawFileSystem = (*Tree)(nil)
 	_ fuseconn.Handler   = (*Tree)(nil)
+	_ fuseconn.Slow      = (*Tree)(nil)
 )
 
 // Options are what a tree is made with.
@@ -111,6 +112,7 @@ var errnos = []struct {
 	{blockdev.ErrNotBlock, syscall.ENOTBLK},
 	{blockdev.ErrUnsupported, syscall.EOPNOTSUPP},
 	{blockdev.ErrAgain, syscall.EAGAIN},
+	{blockdev.ErrInterrupted, syscall.EINTR},
 }
 
 // errnoOf gives an error's errno: that of the sentinel inside it, else of an
