@@ -45,17 +45,26 @@ static void stop_worker(void)
 	report("event what=continue pid=%d result=%d", pid, kill(pid, SIGCONT));
 }
 
-/* Killed together: the keeper is stopped first, so that it starts no other. */
-static void kill_both(void)
+/* Killed together: who is not killed yet is stopped, so that it replaces none. */
+static void kill_together(const char *what, int others)
 {
-	int keeper = daemon_pid("keeper"), worker = daemon_pid("worker");
+	static const char *const roles[] = { "keeper", "worker", "standby" };
+	int pids[3], i;
 
-	if (!keeper || !worker)
-		return;
-	kill(keeper, SIGSTOP);
-	kill(worker, SIGKILL);
-	report("event what=kill-both keeper=%d worker=%d result=%d", keeper, worker, kill(keeper, SIGKILL));
+	for (i = 0; i < others; i++) {
+		pids[i] = daemon_pid(roles[i]);
+		if (!pids[i])
+			return;
+	}
+	for (i = 0; i < others; i++)
+		kill(pids[i], SIGSTOP);
+	for (i = 0; i < others; i++)
+		kill(pids[i], SIGKILL);
+	report("event what=%s keeper=%d worker=%d result=0", what, pids[0], pids[1]);
 }
+
+static void kill_both(void) { kill_together("kill-both", 2); }
+static void kill_all(void) { kill_together("kill-all", 3); }
 
 static void upgrade(void)
 {
@@ -140,8 +149,8 @@ static const struct {
 	void (*run)(void);
 } events[] = {
 	{ "stop", stop_worker },     { "kill-worker", kill_worker }, { "fault-worker", fault_worker },
-	{ "kill-keeper", kill_keeper }, { "kill-both", kill_both },     { "upgrade", upgrade },
-	{ "storm", storm },          { "curious", curious },
+	{ "kill-keeper", kill_keeper }, { "kill-both", kill_both },     { "kill-all", kill_all },
+	{ "upgrade", upgrade },      { "storm", storm },             { "curious", curious },
 };
 
 static void one_event(const char *name)
