@@ -24,14 +24,16 @@ var rooms = map[string][]string{
 	"internal/nearest":    {},
 	"internal/percpu":     {},
 	"internal/shm":        {},
+	"internal/xts":        {},
+	"internal/backing":    {},
 	"pool":                {"internal/shm"},
 	"compress":            {"stable"},
-	"blockdev":            {"compress", "pool", "stable", "internal/shm"},
+	"blockdev":            {"compress", "pool", "stable", "internal/shm", "internal/xts"},
 	"internal/fuseconn":   {"internal/shm"},
 	"internal/fusefs":     {"blockdev", "internal/fuseconn", "internal/shm"},
 	"internal/host":       {},
 	"internal/keeper": {"blockdev", "compress", "stable", "internal/fusefs", "internal/fuseconn",
-		"internal/host", "internal/shm"},
+		"internal/host", "internal/shm", "internal/backing"},
 	"cmd/zramfs": {"blockdev", "compress", "stable", "internal/keeper", "internal/host"},
 }
 
