@@ -11,7 +11,7 @@ import (
 
 // areas are what of a region can be damaged.
 func (d *disk) areas() []span {
-	n := int64(d.table.slots)
+	n := int64(d.table.slots())
 	return []span{
 		{d.layout.words.off, n * 8},
 		{d.layout.elements.off, n * 8},
@@ -48,7 +48,7 @@ func (g damage) at(n int64) int64 { return (int64(g[1]) | int64(g[2])<<8) * 5 % 
 
 // do damages a region, and says which slot's word it was, -1 if none.
 func (g damage) do(d *disk) (slot int) {
-	n := int64(d.table.slots)
+	n := int64(d.table.slots())
 	if g.forged() {
 		s := g.at(n)
 		if w := word(d.table.words[s]); w != 0 && g[3] != 0 {
@@ -119,7 +119,7 @@ func hurtDisk(t *testing.T, seed uint64, live bool, harm []damage) {
 		defer forget(t, next)
 	}
 	next.verify.total.Store(1000)
-	for slot := uint64(0); slot < next.table.slots; {
+	for slot := uint64(0); slot < next.table.slots(); {
 		slot = next.verifySome(slot)
 	}
 	bad := int64(0)

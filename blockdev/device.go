@@ -55,7 +55,7 @@ func (d *Device) Size() int64 {
 	if k == nil {
 		return 0
 	}
-	return int64(k.table.slots) * PageSize
+	return int64(k.table.slots()) * PageSize
 }
 
 // hold gives the disk to a control operation; a reset waits until letGo. nil if
@@ -138,6 +138,7 @@ func (d *Device) SetSize(bytes int64) error {
 func (d *Device) options() options {
 	c := &d.set.cfg
 	return options{
+		reach:       c.Reach,
 		streams:     c.Streams,
 		frames:      d.next.writeBehind,
 		params:      d.next.params,

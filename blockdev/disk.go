@@ -88,6 +88,7 @@ func (h *hand) unlock() {
 // options are what a disk is made with.
 type options struct {
 	size        int64
+	reach       int64 // bytes that it can grow to at least; negative: not at all
 	streams     int
 	frames      int // write-behind depth; 0: off
 	params      compress.Params
@@ -106,7 +107,7 @@ const chainPages = 8
 
 // createDisk makes an empty disk in a new region.
 func createDisk(src RegionSource, name string, o options) (*disk, error) {
-	l, err := newLayout(o.size, o.frames, chainPages)
+	l, err := newLayout(o.size, o.reach, o.frames, chainPages)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +201,7 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 // counters, the bitmap of the slot table (even a look at a hole would make a
 // page of it), and the frames.
 func (d *disk) ready() error {
-	for _, s := range []span{{keptAt, PageSize}, lanesSpan(len(d.lanes)), d.layout.presence, d.layout.heads, d.layout.staging} {
+	for _, s := range []span{{keptAt, PageSize}, lanesSpan(len(d.lanes)), d.layout.bitmap(0, d.table.slots()), d.layout.heads, d.layout.staging} {
 		if err := d.region.Populate(s.off, s.n); err != nil {
 			return fmt.Errorf("populate counters, bitmap and frames: %w", err)
 		}
@@ -241,10 +242,10 @@ func (d *disk) close() {
 	}
 }
 
-// populate commits the tables, so that no write faults a page of them: what a
-// disk needs before it becomes swap.
+// populate commits the tables of the disk as large as it is now, so that no
+// write faults a page of them: what a disk needs before it becomes swap.
 func (d *disk) populate() error {
-	for _, s := range []span{d.layout.presence, d.layout.words, d.layout.atimes, d.layout.elements} {
+	for _, s := range d.layout.tables(0, d.table.slots()) {
 		if err := d.region.Populate(s.off, s.n); err != nil {
 			return fmt.Errorf("populate tables: %w", err)
 		}

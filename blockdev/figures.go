@@ -73,18 +73,13 @@ func (d *Device) Populate(off, n int64) error {
 		return err
 	}
 	defer k.letGo()
-	size := int64(k.table.slots) * PageSize
+	size := int64(k.table.slots()) * PageSize
 	if off < 0 || n < 0 || off > size || n > size-off {
 		return fmt.Errorf("populate [%d, +%d) of %d bytes: %w", off, n, size, ErrInvalid)
 	}
 	first, last := off/PageSize, (off+n+PageSize-1)/PageSize
-	for _, t := range []struct {
-		at    span
-		entry int64 // bytes for a slot
-	}{{k.layout.words, 8}, {k.layout.atimes, 4}, {k.layout.elements, 8}} {
-		from := first * t.entry / PageSize * PageSize
-		to := min(roundUp(last*t.entry, PageSize), t.at.n)
-		if err := k.region.Populate(t.at.off+from, to-from); err != nil {
+	for _, t := range k.layout.tables(uint64(first), uint64(last)) {
+		if err := k.region.Populate(t.off, t.n); err != nil {
 			return fmt.Errorf("populate tables: %w", err)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 // The first lock of a slot makes no page of memory: a reader takes it, when
 // there may be none.
 func TestFirstLockDoesNotFault(t *testing.T) {
-	l, err := newLayout(1<<20, 0, 4)
+	l, err := newLayout(1<<20, -1, 0, 4)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -108,7 +108,7 @@ func (d *disk) objects(yield func(pool.Object) bool) {
 // and its word still names the old one. It implements pool.Mover.
 func (d *disk) Move(owner uint32, from, to pool.Place) bool {
 	slot := uint64(owner)
-	if slot >= d.table.slots || !d.table.tryLock(slot) {
+	if slot >= d.table.slots() || !d.table.tryLock(slot) {
 		return false
 	}
 	defer d.table.unlock(slot)

@@ -118,7 +118,7 @@ func TestFragmentsTakeRawPages(t *testing.T) {
 	const slots = 1000
 	src := newSource(t)
 	o := quietOptions(t, slots*PageSize, 0)
-	l := layoutOf(slots, 4<<20, 0, chainPages)
+	l := layoutOf(slots, slots, 4<<20, 0, chainPages)
 	r, err := src.Create("zram0", l.total)
 	if err != nil {
 		t.Fatal(err)

@@ -24,6 +24,11 @@ type Config struct {
 	WriteBehind int   // frames; 0: off
 	MemLimit    int64 // bytes; 0: none
 
+	// Reach is how many bytes a disk can grow to at least; eight times its first
+	// size is always possible. It costs addresses, no memory. Negative: disks
+	// keep their size, and need no addresses.
+	Reach int64
+
 	// Ledger is LedgerBytes of memory that outlives this process, all zero at
 	// first: which devices there are, and their settings. nil: it ends with
 	// the set. Two sets never change one ledger at a time.

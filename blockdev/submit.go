@@ -33,7 +33,7 @@ func (d *disk) enter(r *Request) (n int, parked bool, err error) {
 
 // bound cuts a request at the end of the disk.
 func (d *disk) bound(r *Request) error {
-	size := int64(d.table.slots) * PageSize
+	size := int64(d.table.slots()) * PageSize
 	switch r.Op {
 	case OpRead, OpWrite:
 		r.Len = int64(len(r.Data))

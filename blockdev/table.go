@@ -21,11 +21,11 @@ const stripes = 1024
 // bit is set before anything is stored in the page: reading the hole of a
 // shared mapping would allocate it.
 type table struct {
-	slots    uint64   // immutable
-	presence []uint64 // shared; one bit per page of words, set atomically, never cleared
-	words    []uint64 // shared
-	atimes   []uint32 // shared; seconds of the device's clock
-	elements []uint64 // shared; elements that are not one 32-bit pattern
+	size     atomic.Uint64 // slots; changed by resize only, see there
+	presence []uint64      // shared; one bit per page of words, set atomically, never cleared
+	words    []uint64      // shared
+	atimes   []uint32      // shared; seconds of the device's clock
+	elements []uint64      // shared; elements that are not one 32-bit pattern
 
 	locks [stripes]stripe
 }
@@ -38,12 +38,12 @@ type stripe struct {
 func newTable(r *shm.Region, l layout) *table {
 	n := int(l.words.n / 8)
 	t := &table{
-		slots:    l.slots,
 		presence: view[uint64](r, l.presence.off, int(l.presence.n/8)),
 		words:    view[uint64](r, l.words.off, n),
-		atimes:   view[uint32](r, l.atimes.off, int(l.slots)),
-		elements: view[uint64](r, l.elements.off, int(l.slots)),
+		atimes:   view[uint32](r, l.atimes.off, int(l.capacity)),
+		elements: view[uint64](r, l.elements.off, int(l.capacity)),
 	}
+	t.size.Store(l.slots)
 	for i := range t.locks { // fresh memory, of which a reader's first lock would make a page
 		if t.locks[i].TryLock() {
 			t.locks[i].Unlock()
@@ -56,6 +56,10 @@ func newTable(r *shm.Region, l layout) *table {
 func view[T uint32 | uint64](r *shm.Region, off int64, n int) []T {
 	return unsafe.Slice((*T)(unsafe.Add(r.Base(), off)), n)
 }
+
+// slots is how many slots the disk has now. There is room in the tables for
+// more, so an index that was below it once may always be looked at.
+func (t *table) slots() uint64 { return t.size.Load() }
 
 func (t *table) lock(slot uint64) {
 	invariants.Acquire(invariants.RankSlot)
@@ -144,33 +148,34 @@ func (t *table) touch(slot uint64, now uint32) {
 }
 
 // nextPresent finds the first slot at or after from whose table page exists;
-// t.slots if there is none. The cost is one bit per absent table page.
+// t.slots() if there is none. The cost is one bit per absent table page.
 func (t *table) nextPresent(from uint64) uint64 {
-	if from >= t.slots {
-		return t.slots
+	slots := t.slots()
+	if from >= slots {
+		return slots
 	}
 	page := from / slotsPerTablePage
 	if t.present(from) {
 		return from
 	}
 	page++
-	for i := page / 64; i < uint64(len(t.presence)); i++ {
+	for i, end := page/64, (slots+64*slotsPerTablePage-1)/(64*slotsPerTablePage); i < end; i++ {
 		w := atomic.LoadUint64(&t.presence[i])
 		if i == page/64 {
 			w &= ^uint64(0) << (page % 64)
 		}
 		if w != 0 {
-			return min((i*64+uint64(bits.TrailingZeros64(w)))*slotsPerTablePage, t.slots)
+			return min((i*64+uint64(bits.TrailingZeros64(w)))*slotsPerTablePage, slots)
 		}
 	}
-	return t.slots
+	return slots
 }
 
 // each yields every slot that is not empty, ascending. Words may change
 // meanwhile; a caller that minds holds the device quiet.
 func (t *table) each(yield func(slot uint64, w word) bool) {
-	for slot := t.nextPresent(0); slot < t.slots; slot = t.nextPresent(slot) {
-		end := min((slot/slotsPerTablePage+1)*slotsPerTablePage, t.slots)
+	for slot := t.nextPresent(0); slot < t.slots(); slot = t.nextPresent(slot) {
+		end := min((slot/slotsPerTablePage+1)*slotsPerTablePage, t.slots())
 		for ; slot < end; slot++ {
 			if w := word(atomic.LoadUint64(&t.words[slot])); w != 0 && !yield(slot, w) {
 				return

@@ -36,7 +36,7 @@ func (d *Device) Verified() (done, total, corrupt int64) {
 func (d *disk) runVerify() {
 	rest := time.NewTimer(verifyRest)
 	defer rest.Stop()
-	for next := uint64(0); next < d.table.slots; {
+	for next := uint64(0); next < d.table.slots(); {
 		select {
 		case <-d.stop:
 			return
@@ -53,7 +53,7 @@ func (d *disk) verifySome(slot uint64) (next uint64) {
 	d.quiet.RLock()
 	defer d.quiet.RUnlock()
 	held := 0
-	for slot = d.table.nextPresent(slot); slot < d.table.slots; slot++ {
+	for slot = d.table.nextPresent(slot); slot < d.table.slots(); slot++ {
 		if slot%slotsPerTablePage == 0 && !d.table.present(slot) {
 			return slot
 		}

@@ -229,7 +229,7 @@ func (d *disk) free(stream int, slot uint64, old word, give func(pool.Place, int
 
 // names says whether a slot's word names the object that w does.
 func (d *disk) names(slot uint64, w word) bool {
-	if slot >= d.table.slots {
+	if slot >= d.table.slots() {
 		return false
 	}
 	v := d.table.load(slot)
