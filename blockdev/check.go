@@ -91,7 +91,7 @@ func (d *disk) checkPool() error {
 func (d *disk) checkSums(r *report) error {
 	have := sumLanes(d.lanes)
 	have = sums{pages: have.pages, bytes: have.bytes, same: have.same, huge: have.huge, staged: have.staged,
-		objects: have.objects}
+		objects: have.objects, backed: have.backed}
 	if have != r.sums {
 		return fmt.Errorf("gauges %+v, the slot table's sums %+v: %w", have, r.sums, ErrCorrupt)
 	}

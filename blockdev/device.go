@@ -5,10 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/zramfs/zramfs/compress"
 	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/internal/shm"
-	"github.com/zramfs/zramfs/stable"
 )
 
 // RegionSource makes the shared memory of disks, and hears when a disk is
@@ -32,15 +30,6 @@ type Device struct {
 	next    settings // guarded by mu; what the next disk is made with
 
 	disk atomic.Pointer[disk]
-}
-
-// settings are what can be stored before the disk's size, and what reset puts
-// back.
-type settings struct {
-	params      compress.Params
-	policy      stable.Policy
-	writeBehind int   // frames
-	limit       int64 // bytes
 }
 
 // ID is the N of zramN.

@@ -51,6 +51,7 @@ type disk struct {
 	upkeep  upkeep
 	waiting waiting
 	sweeper sweeper
+	pp      postprocess
 
 	// Set while the disk is adopted: objects that no word named, pages whose
 	// word or object was wrong.

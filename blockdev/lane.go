@@ -27,6 +27,8 @@ type lane struct {
 	// than the words name: those were about to be published, or to be freed.
 	objects atomic.Int64
 
+	backed atomic.Int64 // slots whose page is on the backing device
+
 	// Events since the disk was initialised.
 	reads, writes             atomic.Int64 // pages
 	discards                  atomic.Int64 // whole pages discarded or zeroed: notify_free
@@ -36,7 +38,7 @@ type lane struct {
 	missFree                  atomic.Int64 // always 0: no free is ever missed
 	parked                    atomic.Int64 // requests that had to wait, but for the end of a check
 
-	_ [256 - 15*8]byte
+	_ [256 - 16*8]byte
 }
 
 // lanesOf casts the header's lane area.
@@ -113,11 +115,13 @@ func (l *lane) gauge(s state, n int64) {
 		count(&l.huge, n)
 	case staged:
 		count(&l.staged, n)
+	case backed:
+		count(&l.backed, n)
 	}
 }
 
 // heldBytes is what a slot adds to compr_data_size. A staged page counts as a
-// huge one until it is compressed.
+// huge one until it is compressed, one on the backing device as nothing.
 func heldBytes(w word) int {
 	switch w.state() {
 	case stored:
@@ -130,7 +134,7 @@ func heldBytes(w word) int {
 
 // sums is the total over all lanes.
 type sums struct {
-	pages, bytes, same, huge, staged, objects int64
+	pages, bytes, same, huge, staged, objects, backed int64
 
 	reads, writes, discards, failedReads, failedWrites int64
 	hugeSince, corrupt, missFree, parked               int64
@@ -145,6 +149,7 @@ func sumLanes(lanes []lane) (s sums) {
 		s.huge += l.huge.Load()
 		s.staged += l.staged.Load()
 		s.objects += l.objects.Load()
+		s.backed += l.backed.Load()
 		s.reads += l.reads.Load()
 		s.writes += l.writes.Load()
 		s.discards += l.discards.Load()
@@ -164,7 +169,7 @@ func sumLanes(lanes []lane) (s sums) {
 func recount(lanes []lane, t *table, objects int64) {
 	s := t.sum()
 	for i := range lanes {
-		for j, n := range [...]int64{s.pages, s.bytes, s.same, s.huge, s.staged, objects} {
+		for j, n := range [...]int64{s.pages, s.bytes, s.same, s.huge, s.staged, objects, s.backed} {
 			if i > 0 {
 				n = 0
 			}
@@ -174,8 +179,8 @@ func recount(lanes []lane, t *table, objects int64) {
 	}
 }
 
-func (l *lane) gauges() [6]*atomic.Int64 {
-	return [...]*atomic.Int64{&l.pages, &l.bytes, &l.same, &l.huge, &l.staged, &l.objects}
+func (l *lane) gauges() [7]*atomic.Int64 {
+	return [...]*atomic.Int64{&l.pages, &l.bytes, &l.same, &l.huge, &l.staged, &l.objects, &l.backed}
 }
 
 // sum counts what the slot table holds. A damaged word counts as a lost page.
@@ -196,6 +201,8 @@ func (t *table) sum() (s sums) {
 			s.objects++
 		case staged:
 			s.staged++
+		case backed:
+			s.backed++
 		}
 	}
 	return s

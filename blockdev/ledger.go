@@ -7,9 +7,7 @@ import (
 	"sync/atomic"
 	"unsafe"
 
-	"github.com/zramfs/zramfs/compress"
 	"github.com/zramfs/zramfs/internal/invariants"
-	"github.com/zramfs/zramfs/stable"
 )
 
 // The ledger says which devices exist, whether they have a disk, and their
@@ -17,18 +15,21 @@ import (
 //
 //	0     magic, version, capacity
 //	64    a word per device: its state, and which copy of its record counts
-//	4096  per device two copies of its record
+//	4096  per device two copies of its record: the text of its settings
 //
 // A device changes by one atomic store of its word: the new record is complete
 // in the other copy by then. The word holds a sum of the record, of itself and
 // of the number, so that no torn or foreign record is taken for a good one.
 const (
-	ledgerVersion = 1
+	ledgerVersion = 2
 	ledgerWordsAt = 64
 	ledgerRecords = PageSize
-	ledgerCopy    = 128 // bytes of a record
-	ledgerText    = 100 // most bytes of the compression parameters in it
+	ledgerCopy    = 512 // bytes of a record
+	ledgerTextAt  = 4   // where in it the text begins, after its length
 
+	// LedgerReady is how much of a ledger holds the records of the first devices:
+	// what is worth being in memory before it is needed.
+	LedgerReady = ledgerRecords + 4*2*ledgerCopy
 	// LedgerBytes is the size of a Config.Ledger.
 	LedgerBytes = ledgerRecords + maxDevices*2*ledgerCopy
 )
@@ -110,12 +111,12 @@ func (l ledger) publish(id int, r record) error {
 	b := l.copyOf(id, word)
 	if r.exists {
 		word |= ledgerExists
-		text := r.settings.params.String()
-		if len(text) > ledgerText || len(r.settings.params.Dict) != 0 {
-			return fmt.Errorf("keep the settings of zram%d: compression parameters %q with %d bytes of dictionary: %w",
-				id, text, len(r.settings.params.Dict), ErrTooBig)
+		text := r.settings.text()
+		if len(text) > ledgerCopy-ledgerTextAt {
+			return fmt.Errorf("keep the settings of zram%d: they take %d bytes, and there is room for %d; use shorter paths: %w",
+				id, len(text), ledgerCopy-ledgerTextAt, ErrTooBig)
 		}
-		r.settings.write(b, text)
+		writeText(b, text)
 	}
 	if r.disk {
 		word |= ledgerDisk
@@ -140,8 +141,11 @@ func (l ledger) read(id int) (record, error) {
 	if !r.exists {
 		return record{}, nil
 	}
-	var err error
-	if r.settings, err = readSettings(b); err != nil {
+	text, err := readText(b)
+	if err == nil {
+		r.settings, err = parseSettings(text)
+	}
+	if err != nil {
 		return record{}, fmt.Errorf("ledger of devices: zram%d: %w", id, err)
 	}
 	return r, nil
@@ -168,32 +172,18 @@ func ledgerSum(id int, word uint64, b []byte) uint64 {
 	return uint64(sum)
 }
 
-// write puts settings into a copy of a record; text is their parameters'.
-func (s *settings) write(b []byte, text string) {
-	le := binary.LittleEndian
+// writeText puts settings into a copy of a record: their length, their text.
+func writeText(b []byte, text string) {
 	clear(b)
-	le.PutUint32(b, uint32(len(text)))
-	copy(b[4:], text)
-	le.PutUint32(b[4+ledgerText:], uint32(s.policy))
-	le.PutUint64(b[112:], uint64(s.writeBehind))
-	le.PutUint64(b[120:], uint64(s.limit))
+	binary.LittleEndian.PutUint32(b, uint32(len(text)))
+	copy(b[ledgerTextAt:], text)
 }
 
-// readSettings reads what write wrote.
-func readSettings(b []byte) (settings, error) {
-	le := binary.LittleEndian
-	n := le.Uint32(b)
-	if n > ledgerText {
-		return settings{}, fmt.Errorf("compression parameters of %d bytes: %w", n, ErrCorrupt)
+// readText reads what writeText wrote.
+func readText(b []byte) (string, error) {
+	n := binary.LittleEndian.Uint32(b)
+	if n > ledgerCopy-ledgerTextAt {
+		return "", fmt.Errorf("settings of %d bytes: %w", n, ErrCorrupt)
 	}
-	p, err := compress.ParseAlgorithm(string(b[4 : 4+n]))
-	if err != nil {
-		return settings{}, fmt.Errorf("compression parameters this binary does not know: %w: %w", ErrUnsupported, err)
-	}
-	s := settings{params: p, policy: stable.Policy(le.Uint32(b[4+ledgerText:])),
-		writeBehind: int(le.Uint64(b[112:])), limit: int64(le.Uint64(b[120:]))}
-	if int(s.policy) >= len(stable.Policies()) || s.writeBehind < 0 || s.writeBehind > maxFrames || s.limit < 0 {
-		return settings{}, fmt.Errorf("settings out of range: %w", ErrCorrupt)
-	}
-	return s, nil
+	return string(b[ledgerTextAt:][:n]), nil
 }

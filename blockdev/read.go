@@ -72,6 +72,8 @@ func (d *disk) readLocked(stream int, slot uint64, w word, off int, dst []byte) 
 			return err
 		}
 		return d.decompress(stream, slot, w, off, dst, src)
+	case backed:
+		return fmt.Errorf("slot %d: its page is on a backing device, and there is none: %w", slot, ErrCorrupt)
 	case lost:
 		return fmt.Errorf("slot %d: its object was damaged: %w", slot, ErrCorrupt)
 	}

@@ -6,9 +6,11 @@ import "fmt"
 //
 //	bits  0..2   state
 //	bits  3..6   params: which of the device's 16 sets decompresses it
-//	bits  7..18  size-1 of the stored bytes; for same: where its element is, see sameWord
+//	bits  7..18  size-1 of the stored bytes, on the backing device too; for same: where
+//	             its element is, see sameWord
 //	bits 19..52  place in the pool, frame number, a same page's 32-bit pattern,
-//	             or the check of its element in the table
+//	             the check of its element in the table, or where on the backing
+//	             device its bytes are
 //	bits 53..55  flags: idle, incompressible, chosen for post-processing
 //	bits 56..63  check over the slot number and the other 56 bits
 //
@@ -28,6 +30,7 @@ const (
 	stored              // compressed, in an object of the pool
 	huge                // raw, in a page of the pool
 	lost                // its object was found damaged by Rebuild: unreadable until it is written
+	backed              // on the backing device, as compressed bytes of params or as a raw page
 )
 
 // lostWord is the word of a lost page. A word that fails its check counts as
@@ -36,7 +39,7 @@ const lostWord = word(lost)
 
 // String names a state as the documentation does.
 func (s state) String() string {
-	if names := [...]string{"empty", "same", "staged", "stored", "huge", "lost"}; int(s) < len(names) {
+	if names := [...]string{"empty", "same", "staged", "stored", "huge", "lost", "backed"}; int(s) < len(names) {
 		return names[s]
 	}
 	return fmt.Sprintf("state(%d)", uint8(s))
@@ -86,7 +89,7 @@ func (w word) sound(slot uint64) bool {
 	case huge:
 		return w == w.seal(slot) && w.size() == PageSize
 	}
-	return w == w.seal(slot) && w.state() <= lost
+	return w == w.seal(slot) && w.state() <= backed
 }
 
 func (w word) state() state    { return state(w & 7) }
