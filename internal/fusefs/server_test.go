@@ -46,7 +46,7 @@ func (s source) Drop(_ string, r *shm.Region) { r.Close() }
 func newSet() (*blockdev.Set, *shm.Source, error) {
 	src := shm.OpenSource()
 	set, err := blockdev.NewSet(blockdev.Config{
-		Source: source{src}, Streams: 2, ReserveLow: 2 << 20, ReserveHigh: 4 << 20,
+		Source: source{src}, Streams: 2, ReserveLow: 2 << 20, ReserveHigh: 4 << 20, Extra: slowRows(),
 	})
 	if err == nil {
 		_, err = set.HotAdd()
