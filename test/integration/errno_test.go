@@ -47,10 +47,10 @@ const (
 	classDir = "sys/class/zram-control/"
 )
 
-// misuses has a row for each line of the kernel's errno table. Secondary
-// algorithms and the backing device are not there yet.
+// misuses has a row for each line of the kernel's errno table. Rows of an
+// attribute that this kernel is built without are done on our tree alone.
 func misuses() []misuse {
-	return []misuse{
+	return append(laterMisuses(), []misuse{
 		{blockDir + "disksize", "0", false, syscall.EINVAL, false},
 		{blockDir + "disksize", "text", false, syscall.EINVAL, false},
 		{blockDir + "disksize", "", false, 0, false}, // write(2) of nothing stores nothing
@@ -87,11 +87,55 @@ func misuses() []misuse {
 		{blockDir + "io_stat", "0", true, syscall.EACCES, false},
 		{blockDir + "debug_stat", "0", true, syscall.EACCES, false},
 		{classDir + "hot_add", "1", true, syscall.EACCES, false},
+	}...)
+}
+
+// laterMisuses are those of what came to the kernel with secondary algorithms,
+// memory tracking and writeback.
+func laterMisuses() []misuse {
+	const page = "page_index="
+	rows := []misuse{
+		{blockDir + "idle", "all", false, syscall.EINVAL, false},
+		{blockDir + "idle", "all\n", true, 0, false},
+		{blockDir + "idle", "86400", true, 0, true}, // the kernel needs ZRAM_TRACK_ENTRY_ACTIME
+		{blockDir + "idle", "text", true, syscall.EINVAL, false},
+		{blockDir + "idle", "-1", true, syscall.EINVAL, false},
+		{blockDir + "idle", "all all", true, syscall.EINVAL, false},
+
+		{blockDir + "recomp_algorithm", "algo=zstd priority=1", true, syscall.EBUSY, false},
+		{blockDir + "recomp_algorithm", "priority=1", false, syscall.EINVAL, false},
+		{blockDir + "recomp_algorithm", "algo=lz5 priority=1", false, syscall.EINVAL, false},
+		{blockDir + "recomp_algorithm", "algo=lz4 priority=0", false, syscall.EINVAL, false},
+		{blockDir + "recomp_algorithm", "algo=lz4 priority=4", false, syscall.EINVAL, false},
+		{blockDir + "recomp_algorithm", "algo=lz4 priority=-1", false, syscall.EINVAL, false},
+		{blockDir + "recomp_algorithm", "algo", false, syscall.EINVAL, false},
+		{blockDir + "recomp_algorithm", "algo=" + strings.Repeat("x", 128), false, syscall.E2BIG, false},
+		{blockDir + "recompress", "type=idle", false, syscall.EINVAL, false},
+		{blockDir + "recompress", "type=huge", true, syscall.EINVAL, false}, // there is no secondary algorithm
+		{blockDir + "recomp_algorithm", "algo=lz4 priority=1\n", false, 0, false},
+
+		{blockDir + "backing_dev", "none", true, syscall.EBUSY, false},
+		{blockDir + "backing_dev", "/no/such/file", false, syscall.ENOENT, false},
+		{blockDir + "backing_dev", "/dev/null", false, syscall.ENOTBLK, false},
+		{blockDir + "writeback", "type=idle", false, syscall.EINVAL, false},
+		{blockDir + "writeback_limit", "text", true, syscall.EINVAL, false},
+		{blockDir + "writeback_limit_enable", "text", true, syscall.EINVAL, false},
+		{blockDir + "writeback_batch_size", "0", true, syscall.EINVAL, false},
+		{blockDir + "writeback_batch_size", "text", true, syscall.EINVAL, false},
+		{blockDir + "writeback_batch_size", "8\n", true, 0, false},
+		{blockDir + "compressed_writeback", "1", true, syscall.EBUSY, false},
+		{blockDir + "compressed_writeback", "text", false, syscall.EINVAL, false},
+		{blockDir + "bd_stat", "0", true, syscall.EACCES, false},
 	}
+	// Without a backing device nothing else is looked at.
+	for _, value := range []string{"idle", "type=huge", page + "0", page + "99999", "page_indexes=2-1"} {
+		rows = append(rows, misuse{blockDir + "writeback", value, true, syscall.ENODEV, false})
+	}
+	return rows
 }
 
 // unreadable are the attributes that have no show.
-var unreadable = []string{"reset", "mem_limit", "mem_used_max", "compact", "algorithm_params"}
+var unreadable = strings.Fields("reset mem_limit mem_used_max compact algorithm_params idle recompress writeback")
 
 // tryMisuses does every row on a tree of zram's files: attribute files are in
 // dir, as those of zramN. ours says that it is our tree.
@@ -104,7 +148,7 @@ func tryMisuses(t *testing.T, dir, name string, ours bool) {
 	reset()
 	ready := false
 	for _, c := range misuses() {
-		if c.ours && !ours {
+		if _, err := os.Stat(at(c.file)); c.ours && !ours || err != nil {
 			continue
 		}
 		switch {
@@ -117,6 +161,9 @@ func tryMisuses(t *testing.T, dir, name string, ours bool) {
 		wantErrno(t, fmt.Sprintf("%s: %s = %.20q, ready %v", name, c.file, c.value, c.ready), store(at(c.file), c.value), c.want)
 	}
 	for _, attribute := range unreadable {
+		if _, err := os.Stat(at(blockDir + attribute)); err != nil {
+			continue
+		}
 		_, err := os.ReadFile(at(blockDir + attribute))
 		wantErrno(t, name+": read "+attribute, err, syscall.EACCES)
 	}
