@@ -37,7 +37,7 @@ func lifeAttributes() []Attribute {
 			Dir: DirBlock, Name: "reset", Mode: 0o200,
 			Help: "any number but 0 frees the disk and puts every setting back; busy while the disk is open",
 			Store: func(d *Device, value string) error {
-				n, err := strconv.ParseUint(trim(value), 0, 16)
+				n, err := strconv.ParseUint(trim(value), 10, 16)
 				if errors.Is(err, strconv.ErrRange) {
 					return fmt.Errorf("reset %q: need a number from 1 to 65535: %w", trim(value), ErrRange)
 				}
@@ -64,21 +64,10 @@ func lifeAttributes() []Attribute {
 		},
 		{
 			Dir: DirZramfs, Name: "check", Mode: 0o600,
-			Help: "1 walks the whole disk and compares everything derived with the slot table; I/O waits meanwhile; reading tells what the last one found",
-			Show: func(d *Device, b []byte) ([]byte, error) {
-				if k := d.disk.Load(); k != nil {
-					if r := k.checked.Load(); r != nil {
-						b = r.append(b)
-					}
-				}
-				return b, nil
-			},
-			Store: func(d *Device, value string) error {
-				if trim(value) != "1" {
-					return fmt.Errorf("check %q: need 1: %w", trim(value), ErrInvalid)
-				}
-				return d.Check()
-			},
+			Help: "1 walks the whole disk and compares everything derived with the slot table, beside the I/O; rate=N: at N MiB a second; strict: " +
+				"I/O waits for all of it; reading tells how far it is, or what the last one found",
+			Show:      showCheck,
+			StoreSlow: storeCheck,
 		},
 	}
 }

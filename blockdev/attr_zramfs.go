@@ -26,13 +26,6 @@ func zramfsAttributes() []Attribute {
 			Help: "where the memory is, in bytes: pool, frames, tables, reserve, waste, buffers and processes",
 			Show: showMemory,
 		},
-		{
-			Dir: DirZramfs, Name: "integrity_stat", Mode: 0o444,
-			Help: "pages whose word, object or checksum was found wrong",
-			Show: func(d *Device, b []byte) ([]byte, error) {
-				return fmt.Appendf(b, "corrupt %d\n", d.sums().corrupt), nil
-			},
-		},
 	}
 }
 

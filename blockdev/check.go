@@ -4,16 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/zramfs/zramfs/stable"
 )
 
 // report is what a check found.
 type report struct {
-	sums         // of the slot table: what it holds
-	bad   int64  // pages that cannot be read
-	first uint64 // of them, if there are any
-	err   error  // what is wrong, nil: nothing
+	stood    time.Duration // how long I/O waited for it
+	sums                   // of the slot table: what it holds
+	bad      int64         // pages that cannot be read
+	first    uint64        // of them, if there are any
+	firstErr error
+	err      error // what is wrong, nil: nothing
 }
 
 // append writes the report, "name value" a line.
@@ -23,6 +26,7 @@ func (r *report) append(b []byte) []byte {
 	if r.bad != 0 {
 		b = fmt.Appendf(b, "first_corrupt %d\n", r.first)
 	}
+	b = fmt.Appendf(b, "io_waited_us %d\n", r.stood.Microseconds())
 	if r.err != nil {
 		b = fmt.Appendf(b, "error %s\n", strings.ReplaceAll(r.err.Error(), "\n", "; "))
 	}
@@ -34,33 +38,64 @@ func (r *report) append(b []byte) []byte {
 // slot, and the gauges equal the table's sums. It goes on after what it finds,
 // counts it, and keeps its report.
 func (d *disk) check() error {
-	r := &report{sums: d.table.sum()}
-	r.err = errors.Join(d.checkPages(r), d.checkFrames(), d.checkPool(), d.checkSums(r))
+	r, since := &report{}, time.Now()
+	pages, tables := d.checkPages(r), d.checkTables(r)
+	r.stood = time.Since(since)
+	return d.conclude(r, pages, tables)
+}
+
+// checkTables compares what is derived with the slot table; it reads no page.
+func (d *disk) checkTables(r *report) error {
+	r.sums = d.table.sum()
+	return errors.Join(d.checkBitmap(), d.checkFrames(), d.checkPool(), d.checkSums(r))
+}
+
+// conclude keeps the report of a check that found errs.
+func (d *disk) conclude(r *report, errs ...error) error {
+	r.err = errors.Join(errs...)
 	d.lanes[0].corrupt.Add(r.bad)
+	if r.bad != 0 {
+		d.noteBad(r.first)
+	}
+	d.integrity.checks.Add(1)
 	d.checked.Store(r)
 	return r.err
 }
 
-// checkPages reads every page.
-func (d *disk) checkPages(r *report) error {
+// found counts a page that cannot be read.
+func (r *report) found(slot uint64, err error) {
+	if r.bad++; r.bad == 1 {
+		r.first, r.firstErr = slot, err
+	}
+}
+
+// damage is what is wrong with the pages.
+func (r *report) damage() error {
+	if r.bad == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d pages cannot be read, the first: %w", r.bad, r.firstErr)
+}
+
+// checkBitmap: no page of the slot table is missing in its bitmap.
+func (d *disk) checkBitmap() error {
 	hidden := 0
 	err := d.table.absent(d.region, d.layout, func(uint64) { hidden++ })
 	if err == nil && hidden != 0 {
 		err = fmt.Errorf("%d pages of the slot table are missing in its bitmap: %w", hidden, ErrCorrupt)
 	}
-	var first error
+	return err
+}
+
+// checkPages reads every page of a quiet disk.
+func (d *disk) checkPages(r *report) error {
 	page := make([]byte, PageSize)
 	for slot, w := range d.table.each {
-		if err := d.readLocked(0, slot, w, 0, page); err != nil {
-			if r.bad++; r.bad == 1 {
-				r.first, first = slot, err
-			}
+		if err := d.inspectSlot(slot, w, page); err != nil {
+			r.found(slot, err)
 		}
 	}
-	if first != nil {
-		first = fmt.Errorf("%d pages cannot be read, the first: %w", r.bad, first)
-	}
-	return errors.Join(err, first)
+	return r.damage()
 }
 
 // checkFrames: each frame that is staged is named by its slot's word alone.

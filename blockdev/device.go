@@ -138,6 +138,7 @@ func (d *Device) options() options {
 		roomWait:    c.RoomWait,
 		thread:      c.UpkeepThread,
 		limitWait:   c.LimitWait,
+		scrub:       d.next.scrub,
 		faults:      c.faults,
 	}
 }
@@ -221,11 +222,5 @@ func (d *Device) Check() error {
 	if k == nil {
 		return nil
 	}
-	k.gate.shut()
-	k.quiet.Lock()
-	err := k.check()
-	k.quiet.Unlock()
-	k.gate.open()
-	k.upkeep.poke()
-	return err
+	return d.quiet(k, k.check)
 }

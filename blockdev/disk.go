@@ -60,6 +60,10 @@ type disk struct {
 	checked atomic.Pointer[report] // of the last check; nil: there was none
 	verify  verify
 
+	checking  checking
+	scrub     scrub
+	integrity *integrity // in the header's kept page
+
 	stop chan struct{}  // closed to end the goroutines
 	wg   sync.WaitGroup // the goroutines
 
@@ -100,6 +104,7 @@ type options struct {
 	thread      func()
 	roomWait    time.Duration
 	limitWait   time.Duration
+	scrub       int64   // MiB a second
 	faults      *faults // nil but in tests
 }
 
@@ -159,6 +164,9 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 		stop:  make(chan struct{}),
 	}
 	d.ending, d.end = context.WithCancel(context.Background())
+	d.integrity = integrityOf(r)
+	d.scrub.wake = make(chan struct{}, 1)
+	d.scrub.rate.Store(o.scrub)
 	d.account.max = &d.kept.max
 	foldLanes(r, d.kept, o.streams)
 	d.policy.Store(uint32(o.policy))
@@ -217,6 +225,7 @@ func (d *disk) start() error {
 	}
 	d.wg.Go(d.runUpkeep)
 	d.wg.Go(d.runSweeper)
+	d.wg.Go(d.runScrub)
 	if d.verify.total.Load() != 0 {
 		d.wg.Go(d.runVerify)
 	}

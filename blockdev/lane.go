@@ -59,6 +59,9 @@ type kept struct {
 	lanes     atomic.Int64 // how many lanes were ever used
 }
 
+// integrityAt is where in the page of kept its part for integrity lies.
+const integrityAt = 3072
+
 // keptOf casts the header's page for it.
 func keptOf(r *shm.Region) *kept { return (*kept)(unsafe.Add(r.Base(), keptAt)) }
 

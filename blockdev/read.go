@@ -20,6 +20,7 @@ func (d *disk) readPage(stream int, slot uint64, off int, dst []byte) error {
 		d.accessed(slot, w)
 	} else {
 		lane.corrupt.Add(1)
+		d.noteBad(slot)
 	}
 	d.table.unlock(slot)
 	return err

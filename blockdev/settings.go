@@ -18,6 +18,7 @@ type settings struct {
 	recomp      [maxPriority]compress.Params    // priorities 1 to 3, for recompress; no Codec: none
 	dicts       [1 + maxPriority]dictionaryFile // by priority; no path: none
 	policy      stable.Policy
+	scrub       int64 // MiB a second
 	writeBehind int   // frames
 	limit       int64 // bytes
 }
@@ -35,7 +36,7 @@ type setting struct {
 
 // settingRows is the table. A family registers its rows here.
 func settingRows() []setting {
-	return slices.Concat(codecSettings(), diskSettings())
+	return slices.Concat(codecSettings(), diskSettings(), integritySettings())
 }
 
 func codecSettings() []setting {

@@ -10,7 +10,7 @@ import (
 )
 
 func checkCommand() *cobra.Command {
-	var id int
+	var o keeper.CheckOptions
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "check MOUNTPOINT",
@@ -18,12 +18,21 @@ func checkCommand() *cobra.Command {
 		Long: "check reads every page of every disk of a mount, verifies its checksum, and compares all tables with each " +
 			"other. It changes nothing. It prints how many pages there are of each kind, what is damaged, and what to do; the exit " +
 			"code is 10 if anything is.\n\n" +
-			"I/O on a disk waits until its check is done, about a second for each gibibyte that is stored. Do not check a " +
-			"disk that is swap while the machine is short of memory. Damaged pages are found without it, too: when they are " +
-			"read, and after each recovery of the worker; zramfs/integrity_stat counts them.",
+			"I/O goes on meanwhile. Only when all pages are read it waits, for the tables to be compared: some tens of milliseconds for each " +
+			"gibibyte that is stored. With --strict it waits for everything, so that nothing changes between two looks. Damaged pages are " +
+			"found without a check, too: when they are read, after each recovery of the worker, and by the scrub, which the " +
+			"attribute zramfs/scrub starts; zramfs/integrity_stat counts them.",
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			all, err := keeper.Check(args[0], id)
+			if o.Rate < 0 || o.Strict && o.Rate > 0 {
+				return keeper.Errorf(keeper.CodeUsage, "--rate %d: need MiB a second from 1 on, and not together with --strict", o.Rate)
+			}
+			p := newProgress(cmd, false, func(done, total int64) string {
+				return fmt.Sprintf("%d of %d pages checked", done, total)
+			})
+			o.Progress = p.tell
+			all, err := keeper.Check(args[0], o)
+			p.end()
 			if err != nil {
 				return err
 			}
@@ -38,8 +47,11 @@ func checkCommand() *cobra.Command {
 			return errors.Join(err, keeper.Damaged(all))
 		},
 	}
-	cmd.Flags().IntVar(&id, "device", -1, deviceHelp+"; all of them by default")
+	cmd.Flags().IntVar(&o.Device, "device", -1, deviceHelp+"; all of them by default")
 	cmd.Flags().Lookup("device").DefValue = ""
+	cmd.Flags().Int64Var(&o.Rate, "rate", 0, "most MiB of pages to read a second; 1024 by default")
+	cmd.Flags().Lookup("rate").DefValue = ""
+	cmd.Flags().BoolVar(&o.Strict, "strict", false, "let I/O wait until the check is done")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }

@@ -2,16 +2,12 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/zramfs/zramfs/internal/keeper"
 )
@@ -62,9 +58,6 @@ func swapOnCommand() *cobra.Command {
 	return cmd
 }
 
-// quiet is how long swapoff says nothing.
-const quiet = 2 * time.Second
-
 func swapOffCommand() *cobra.Command {
 	var c keeper.SwapOffConfig
 	var asJSON bool
@@ -78,10 +71,9 @@ func swapOffCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			show := &progress{out: cmd.ErrOrStderr(), json: asJSON, start: time.Now(), terminal: isTerminal(os.Stderr)}
-			if asJSON {
-				show.out = cmd.OutOrStdout()
-			}
+			show := newProgress(cmd, asJSON, func(done, total int64) string {
+				return fmt.Sprintf("%s of %s back in memory", keeper.HumanSize(done), keeper.HumanSize(total))
+			})
 			c.Progress = show.tell
 			err := keeper.SwapOff(ctx, c)
 			show.end()
@@ -92,36 +84,4 @@ func swapOffCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&c.Force, "force", false, "begin although memory seems not to hold what is swapped out")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "tell progress as a line of JSON each half second")
 	return cmd
-}
-
-// progress tells how far a swapoff is, if it takes long: on a terminal in one
-// line that changes, or as lines of JSON.
-type progress struct {
-	out      io.Writer
-	json     bool
-	terminal bool
-	start    time.Time
-	shown    bool
-}
-
-func (p *progress) tell(done, total int64) {
-	switch {
-	case p.json:
-		_ = json.NewEncoder(p.out).Encode(map[string]int64{"done": done, "total": total})
-	case p.terminal && time.Since(p.start) >= quiet:
-		p.shown = true
-		fmt.Fprintf(p.out, "\r%s of %s back in memory\x1b[K", keeper.HumanSize(done), keeper.HumanSize(total))
-	}
-}
-
-// end leaves the line empty for what is said next.
-func (p *progress) end() {
-	if p.shown {
-		fmt.Fprint(p.out, "\r\x1b[K")
-	}
-}
-
-func isTerminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
 }

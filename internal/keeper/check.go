@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,13 +24,24 @@ type Checked struct {
 	Staged       int64  `json:"staged"`                  // that are to be compressed
 	Corrupt      int64  `json:"corrupt"`                 // that cannot be read
 	FirstCorrupt *int64 `json:"first_corrupt,omitempty"` // number of the first of them
+	IOWaited     int64  `json:"io_waited_us"`            // how long I/O stood still for it
 	Error        string `json:"error,omitempty"`         // what is wrong
 }
 
-// Check has the worker of a mount walk the disk of a device, or all disks if id
-// is negative: each page is read, and everything derived is compared with the
-// slot table. I/O on a disk waits until it is done.
-func Check(path string, id int) ([]Checked, error) {
+// CheckOptions say how to check.
+type CheckOptions struct {
+	Device int   // number; negative: all
+	Rate   int64 // MiB of pages a second; 0: the worker's own
+	Strict bool  // with I/O stopped for the whole time
+	// Progress is told now and then how far the check of a disk is, in pages; nil:
+	// nobody wants to know.
+	Progress func(done, total int64)
+}
+
+// Check has the worker of a mount walk disks, beside their I/O: each page is
+// read, and then everything derived is compared with the slot table, for which I/O
+// waits.
+func Check(path string, o CheckOptions) ([]Checked, error) {
 	m, err := Find(path)
 	if err != nil {
 		return nil, err
@@ -38,7 +50,7 @@ func Check(path string, id int) ([]Checked, error) {
 	if err != nil {
 		return nil, err
 	}
-	if id >= 0 {
+	if id := o.Device; id >= 0 {
 		if !slices.Contains(ids, id) {
 			return nil, Errorf(CodeNoAttribute, "%s has no device zram%d", m.Point, id)
 		}
@@ -47,7 +59,7 @@ func Check(path string, id int) ([]Checked, error) {
 	all := []Checked{}
 	for _, id := range ids {
 		name := "zram" + strconv.Itoa(id)
-		c, err := checkDisk(filepath.Join(m.Point, blockDir, name, "zramfs/check"))
+		c, err := checkDisk(filepath.Join(m.Point, blockDir, name, "zramfs/check"), name, o)
 		if err != nil {
 			return nil, err
 		}
@@ -58,7 +70,7 @@ func Check(path string, id int) ([]Checked, error) {
 }
 
 // checkDisk checks one disk by its attribute file.
-func checkDisk(file string) (Checked, error) {
+func checkDisk(file, name string, o CheckOptions) (Checked, error) {
 	f, err := os.OpenFile(file, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrPermission) {
 		return Checked{}, &Error{CodeNotPermitted, "a check is for the owner of the mount", err}
@@ -66,8 +78,20 @@ func checkDisk(file string) (Checked, error) {
 	if err != nil {
 		return Checked{}, err
 	}
-	_, wrong := f.WriteString("1\n")
+	how := "1\n"
+	switch {
+	case o.Strict:
+		how = "strict\n"
+	case o.Rate > 0:
+		how = fmt.Sprintf("rate=%d\n", o.Rate)
+	}
+	stop := o.watch(file)
+	_, wrong := f.WriteString(how)
+	stop()
 	err = f.Close()
+	if errors.Is(wrong, unix.EAGAIN) {
+		return Checked{}, &Error{CodeBusy, "another check of " + name + " runs: wait until it has ended", wrong}
+	}
 	if wrong != nil && !errors.Is(wrong, unix.EIO) {
 		return Checked{}, errors.Join(fmt.Errorf("check: %w", wrong), err)
 	}
@@ -81,6 +105,34 @@ func checkDisk(file string) (Checked, error) {
 	}
 	return c, nil
 }
+
+// watch tells the progress of a check until stop is called.
+func (o *CheckOptions) watch(file string) (stop func()) {
+	if o.Progress == nil {
+		return func() {}
+	}
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(progressEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-end:
+				return
+			case <-tick.C:
+			}
+			text, _ := os.ReadFile(file)
+			if f := pairs(string(text)); f["of"] > 0 {
+				o.Progress(f["checked"], f["of"])
+			}
+		}
+	}()
+	return func() { close(end); <-ended }
+}
+
+// progressEvery is how often people are told how far something is.
+const progressEvery = 200 * time.Millisecond
 
 // parseChecked reads the report that the attribute shows.
 func parseChecked(text string) (c Checked) {
@@ -100,6 +152,8 @@ func parseChecked(text string) (c Checked) {
 			c.Staged = n
 		case "corrupt":
 			c.Corrupt = n
+		case "io_waited_us":
+			c.IOWaited = n
 		case "first_corrupt":
 			c.FirstCorrupt = &n
 		case "error":
