@@ -10,6 +10,7 @@ import "sync/atomic"
 type account struct {
 	limit atomic.Int64  // pages; 0: none
 	used  atomic.Int64  // pages
+	lent  atomic.Int64  // pages beyond the limit, for who gives back more than it takes
 	max   *atomic.Int64 // high-water mark of used since it was last reset; shared memory
 }
 
@@ -21,7 +22,7 @@ func (a *account) take(pages, leave int64) bool {
 	for {
 		used := a.used.Load()
 		now := used + pages
-		if limit := a.limit.Load(); limit != 0 && now > limit-leave {
+		if limit := a.limit.Load(); limit != 0 && now > limit-leave+a.lent.Load() {
 			return false
 		}
 		if a.used.CompareAndSwap(used, now) {

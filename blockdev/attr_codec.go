@@ -25,16 +25,23 @@ func codecAttributes() []Attribute {
 		},
 		{
 			Dir: DirBlock, Name: "algorithm_params", Mode: 0o200,
-			Help:  "parameters of the algorithm: level=N, algo=NAME, priority=0; before disksize only",
+			Help:  "parameters of an algorithm: priority=N or algo=NAME, level=N, dict=FILE, deflate.winbits=N; before disksize only",
 			Store: storeAlgorithmParams,
 		},
 		{
-			Dir: DirZramfs, Name: "algorithm", Mode: 0o444,
-			Help: "the algorithm with its level, as --algorithm takes it",
+			Dir: DirZramfs, Name: "algorithm", Mode: 0o644,
+			Help: "the algorithm with its level, as --algorithm takes it; storing another changes it at any time, for what is written from then on",
 			Show: func(d *Device, b []byte) ([]byte, error) {
 				d.mu.Lock()
 				defer d.mu.Unlock()
 				return fmt.Appendf(b, "%s\n", d.next.params), nil
+			},
+			Store: func(d *Device, value string) error {
+				p, err := compress.ParseAlgorithm(trim(value))
+				if err != nil {
+					return codecError("algorithm", err)
+				}
+				return d.useAlgorithm(0, p, dictionaryFile{})
 			},
 		},
 		{
@@ -129,33 +136,76 @@ func storeAlgorithm(d *Device, value string) error {
 	if err != nil {
 		return codecError("comp_algorithm", err)
 	}
-	return d.configure("comp_algorithm", func(s *settings) { s.params = p })
+	return d.configure("comp_algorithm", func(s *settings) { s.params, s.dicts[0] = p, dictionaryFile{} })
+}
+
+// useAlgorithm makes the algorithm of a priority another one, on a device that
+// has a disk as well: what is stored stays as it is, and readable.
+func (d *Device) useAlgorithm(prio int, p compress.Params, f dictionaryFile) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	k := d.disk.Load()
+	if k != nil && !d.gone {
+		// The header has it first: the next worker must find what the settings name.
+		was := k.byPriority[prio].Load()
+		if err := k.use(wanted{p, f, uint8(prio)}); err != nil {
+			return fmt.Errorf("algorithm %s: %w", p, err)
+		}
+		now := k.byPriority[prio].Swap(was)
+		return d.changeLocked(func(s *settings) error { *s.algorithm(prio), s.dicts[prio] = p, f; return nil },
+			func(k *disk) { k.byPriority[prio].Store(now) })
+	}
+	return d.changeLocked(func(s *settings) error { *s.algorithm(prio), s.dicts[prio] = p, f; return nil }, nil)
 }
 
 // storeAlgorithmParams reads the kernel's key=value list. Each call starts
-// from the algorithm's defaults, as the kernel's does.
+// from the algorithm's defaults, as the kernel's does. algo is looked up among the
+// algorithms that the device has, and goes before priority.
 func storeAlgorithmParams(d *Device, value string) error {
 	t, err := compress.ParseParams(trim(value))
 	if err != nil {
 		return codecError("algorithm_params", err)
 	}
-	if t.Priority != 0 {
-		return fmt.Errorf("algorithm_params: priority %d: there is no secondary algorithm, use priority 0: %w", t.Priority, ErrInvalid)
-	}
+	var file dictionaryFile
+	var dict []byte
 	if t.DictPath != "" {
-		return fmt.Errorf("algorithm_params: dict %q: dictionaries are not supported, leave it out: %w", t.DictPath, ErrInvalid)
+		if dict, file, err = d.readDictionary(t.DictPath); err != nil {
+			return fmt.Errorf("algorithm_params: %w", err)
+		}
 	}
 	return d.configureErr("algorithm_params", func(s *settings) error {
-		if t.Algo == "" {
-			t.Algo = s.params.Codec
+		prio, err := s.find("algorithm_params", t.Algo, t.Priority, 0)
+		if err != nil {
+			return err
 		}
-		p, err := t.Params(t.Algo, nil)
+		at := s.algorithm(prio)
+		p, err := t.Params(at.Codec, dict)
+		if err == nil {
+			err = p.Probe()
+		}
 		if err != nil {
 			return codecError("algorithm_params", err)
 		}
-		s.params = p
+		*at, s.dicts[prio] = p, file
 		return nil
 	})
+}
+
+// find gives the priority of the algorithm that a name says, from first on, or
+// sees that there is one of the given priority.
+func (s *settings) find(what, algo string, prio, first int) (int, error) {
+	if algo == "" {
+		if s.algorithm(prio).Codec == "" {
+			return 0, fmt.Errorf("%s: there is no algorithm of priority %d; set it by recomp_algorithm first: %w", what, prio, ErrInvalid)
+		}
+		return prio, nil
+	}
+	for i := first; i <= maxPriority; i++ {
+		if s.algorithm(i).Codec == algo {
+			return i, nil
+		}
+	}
+	return 0, fmt.Errorf("%s: %s is not among the algorithms of this device; set it by comp_algorithm or recomp_algorithm first: %w", what, algo, ErrInvalid)
 }
 
 // codecError gives what package compress says of a text one of our errors.

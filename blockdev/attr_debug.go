@@ -2,7 +2,6 @@ package blockdev
 
 import (
 	"fmt"
-	"sync/atomic"
 
 	"github.com/zramfs/zramfs/pool"
 )
@@ -24,8 +23,8 @@ func debugAttributes() []Attribute {
 		},
 		{
 			Dir: DirDebug, Name: "block_state", Mode: 0o400,
-			Help: "a line per page held: index, access time, and flags: s same, h huge, i idle, n incompressible",
-			Show: showBlockState,
+			Help:   "a line per page held: index, access time, and flags: s same, w written back, h huge, i idle, r recompressed, n incompressible",
+			ShowAt: showBlockState,
 		},
 	}
 }
@@ -53,28 +52,4 @@ func appendClasses(b []byte, rows []pool.ClassStat) []byte {
 	b = fmt.Appendf(b, "\n %5s %5s", "Total", "")
 	row(total)
 	return fmt.Appendf(b, " %16s %8d\n", "", total.Freeable)
-}
-
-// showBlockState prints the kernel's six flag columns: same, written back,
-// huge, idle, recompressed, incompressible. The fraction of the access time
-// is always 0, as in newer kernels.
-func showBlockState(d *Device, b []byte) ([]byte, error) {
-	k := d.hold()
-	if k == nil {
-		return b, fmt.Errorf("block_state: %s has no disksize yet: %w", d.Name(), ErrInvalid)
-	}
-	defer k.letGo()
-	for slot, w := range k.table.each {
-		b = fmt.Appendf(b, "%12d %12d.%06d %c%c%c%c%c%c\n", slot, atomic.LoadUint32(&k.table.atimes[slot]), 0,
-			mark(w.state() == same, 's'), '.', mark(w.state() == huge, 'h'),
-			mark(w.has(flagIdle), 'i'), '.', mark(w.has(flagIncompressible), 'n'))
-	}
-	return b, nil
-}
-
-func mark(on bool, c byte) byte {
-	if on {
-		return c
-	}
-	return '.'
 }

@@ -105,6 +105,9 @@ func (d *Device) SetSize(bytes int64) error {
 	if bytes <= 0 || bytes > MaxSize {
 		return fmt.Errorf("disk size %d: need 1 byte to 16 TiB: %w", bytes, ErrInvalid)
 	}
+	if err := d.readDictionaries(&d.next); err != nil {
+		return err
+	}
 	o := d.options()
 	o.size = roundUp(bytes, PageSize)
 	k, err := createDisk(d.set.cfg.Source, d.Name(), o)
@@ -131,6 +134,8 @@ func (d *Device) options() options {
 		streams:     c.Streams,
 		frames:      d.next.writeBehind,
 		params:      d.next.params,
+		dict:        d.next.dicts[0],
+		recomp:      d.next.secondaries(),
 		policy:      d.next.policy,
 		limit:       d.next.limit,
 		reserveLow:  c.ReserveLow,

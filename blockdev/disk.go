@@ -21,12 +21,11 @@ import (
 // the pool that names it back, each staged word one frame, and the lanes'
 // gauges equal the table's sums.
 type disk struct {
-	region  *shm.Region       // immutable
-	layout  layout            // immutable
-	table   *table            // immutable
-	pool    *pool.Pool        // immutable
-	codecs  *compress.Set     // immutable
-	tags    [maxParams]uint32 // of the params in codecs, by number; immutable once a word names them
+	region  *shm.Region   // immutable
+	layout  layout        // immutable
+	table   *table        // immutable
+	pool    *pool.Pool    // immutable
+	codecs  *compress.Set // immutable
 	frames  *stable.Frames
 	account account
 	lanes   []lane        // one per stream, shared memory
@@ -38,11 +37,16 @@ type disk struct {
 	zero    []byte        // immutable; a page of zeroes to patch ragged edges with
 
 	policy atomic.Uint32 // stable.Policy
-	params atomic.Uint32 // index of the params that new objects get
-	clock  atomic.Uint32 // seconds; coarse, moved on by the upkeep goroutine
-	gate   gate          // of requests
-	users  gate          // of control operations, which never hold Device.mu inside
-	quiet  sync.RWMutex  // read-held by background steps, held by a check
+	// The params that words name, by number: below rowCount immutable. Which of
+	// them a priority has now, and 1; 0: none.
+	rows       [maxParams]codecRow
+	rowCount   atomic.Uint32
+	byPriority [1 + maxPriority]atomic.Uint32
+
+	clock atomic.Uint32 // seconds; coarse, moved on by the upkeep goroutine
+	gate  gate          // of requests
+	users gate          // of control operations, which never hold Device.mu inside
+	quiet sync.RWMutex  // read-held by background steps, held by a check
 
 	thread    func()        // immutable; Config.UpkeepThread
 	roomWait  time.Duration // immutable; how long a write waits for memory
@@ -52,6 +56,7 @@ type disk struct {
 	waiting waiting
 	sweeper sweeper
 	pp      postprocess
+	blocks  blockReaders
 
 	// Set while the disk is adopted: objects that no word named, pages whose
 	// word or object was wrong.
@@ -97,6 +102,8 @@ type options struct {
 	streams     int
 	frames      int // write-behind depth; 0: off
 	params      compress.Params
+	dict        dictionaryFile // of params
+	recomp      []wanted
 	policy      stable.Policy
 	limit       int64 // bytes; 0: none
 	reserveLow  int64 // bytes of populated free memory
@@ -200,7 +207,7 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 		heads := view[uint64](r, l.heads.off, l.frames)
 		d.frames = stable.NewFrames(r.Bytes(l.staging.off, l.staging.n), heads, o.streams, d.stable)
 	}
-	if err := errors.Join(d.openParams(o.params), d.ready()); err != nil {
+	if err := errors.Join(d.openParams(append([]wanted{{params: o.params, file: o.dict}}, o.recomp...)), d.ready()); err != nil {
 		return nil, errors.Join(err, d.pool.Close())
 	}
 	return d, nil

@@ -169,6 +169,9 @@ func show(tb testing.TB, d *Device, name string) string {
 	tb.Helper()
 	for _, a := range Attributes() {
 		if a.Name == name {
+			if a.ShowAt != nil {
+				return showParts(tb, d, &a, 1<<16)
+			}
 			b, err := a.Show(d, nil)
 			if err != nil {
 				tb.Fatalf("%s: %v", name, err)
@@ -178,6 +181,22 @@ func show(tb testing.TB, d *Device, name string) string {
 	}
 	tb.Fatalf("no attribute %s", name)
 	return ""
+}
+
+// showParts reads an attribute in parts of so many bytes.
+func showParts(tb testing.TB, d *Device, a *Attribute, part int) string {
+	tb.Helper()
+	var text []byte
+	for b := make([]byte, part); ; {
+		n, err := a.ShowAt(d, b, int64(len(text)))
+		if err != nil {
+			tb.Fatalf("%s: %v", a.Name, err)
+		}
+		if n == 0 {
+			return string(text)
+		}
+		text = append(text, b[:n]...)
+	}
 }
 
 func store(d *Device, name, value string) error {

@@ -57,6 +57,7 @@ type kept struct {
 	max       atomic.Int64 // mem_used_max, pages
 	compacted atomic.Int64 // pages_compacted
 	lanes     atomic.Int64 // how many lanes were ever used
+	pp        ppKept
 }
 
 // integrityAt is where in the page of kept its part for integrity lies.

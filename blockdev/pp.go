@@ -27,10 +27,9 @@ const maxPriority = 3
 // ppBucket is the step of sizes in which candidates are visited, in bytes.
 const ppBucket = 64
 
-// postprocess is the lock of passes, and what they count.
+// postprocess is the lock of passes.
 type postprocess struct {
-	mu   sync.Mutex   // held by the pass; below nothing, above every slot's lock
-	lost atomic.Int64 // pages that changed while a pass worked on them
+	mu sync.Mutex // held by the pass; above every other lock of the disk
 }
 
 // selector says which pages a pass is about: those for which everything that it
@@ -174,7 +173,6 @@ func (d *disk) replacePP(stream int, slot uint64, was, next word) bool {
 	}
 	d.table.unlock(slot)
 	if !ok {
-		d.pp.lost.Add(1)
 		return false
 	}
 	d.release(stream, slot, old)
@@ -191,6 +189,13 @@ func (d *disk) unmarkPP(slot uint64, was, set, clear word) bool {
 		d.table.store(slot, now&^(flagPP|clear)|set)
 	}
 	return ok
+}
+
+// unmark is unmarkPP that holds quiet itself and leaves the flags.
+func (d *disk) unmark(slot uint64, was word) bool {
+	d.quiet.RLock()
+	defer d.quiet.RUnlock()
+	return d.unmarkPP(slot, was, 0, 0)
 }
 
 // readPP reads the whole page that was marked as was into dst, and leaves the
@@ -211,7 +216,3 @@ func (d *disk) readPP(stream int, slot uint64, was word, dst []byte) bool {
 	}
 	return true
 }
-
-// priorityOf gives the priority of the algorithm that a stored page was
-// compressed with, 0 of a huge one.
-func (d *disk) priorityOf(w word) uint8 { return 0 }

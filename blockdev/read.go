@@ -101,9 +101,13 @@ func (d *disk) decompress(stream int, slot uint64, w word, off int, dst, src []b
 		defer h.unlock()
 		page = h.part
 	}
+	row := d.rowOf(w)
+	if row == nil {
+		return fmt.Errorf("slot %d: compressed with parameters %d, which there are not: %w", slot, w.params(), ErrCorrupt)
+	}
 	st := d.codecs.Stream(stream)
 	st.Lock()
-	err := st.Decompress(w.params(), page, src)
+	err := st.Decompress(row.codec, page, src)
 	st.Unlock()
 	if err != nil {
 		return fmt.Errorf("slot %d: %w: %w", slot, ErrCorrupt, err)

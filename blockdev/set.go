@@ -20,6 +20,7 @@ type Config struct {
 
 	// Defaults of a new or reset device.
 	Algorithm   compress.Params
+	Recompress  [3]compress.Params // of priorities 1 to 3; no Codec: none
 	Policy      stable.Policy
 	WriteBehind int   // frames; 0: off
 	MemLimit    int64 // bytes; 0: none
@@ -47,6 +48,10 @@ type Config struct {
 	// nothing else, when it starts; nil: it is a thread like others.
 	UpkeepThread func()
 
+	// ReadDictionary reads the file that algorithm_params names, or says why it
+	// cannot; no more than limit bytes are of use. nil: there are no dictionaries.
+	ReadDictionary func(path string, limit int64) ([]byte, error)
+
 	// Extra rows of the attribute table: facts of the process.
 	Extra []Attribute
 	// Memory appends to memory_stat what the processes take, "name value" a
@@ -58,7 +63,7 @@ type Config struct {
 
 // Settings gives the defaults.
 func (c *Config) Settings() settings {
-	return settings{params: c.Algorithm, policy: c.Policy, writeBehind: c.WriteBehind, limit: roundLimit(c.MemLimit)}
+	return settings{params: c.Algorithm, recomp: c.Recompress, policy: c.Policy, writeBehind: c.WriteBehind, limit: roundLimit(c.MemLimit)}
 }
 
 // Set is the zram-control class: the devices of one mount, by number.

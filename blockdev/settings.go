@@ -23,6 +23,14 @@ type settings struct {
 	limit       int64 // bytes
 }
 
+// algorithm gives the parameters of a priority.
+func (s *settings) algorithm(prio int) *compress.Params {
+	if prio == 0 {
+		return &s.params
+	}
+	return &s.recomp[prio-1]
+}
+
 // setting is a row of the table of settings: how one goes into the text that
 // the next worker reads, and back.
 type setting struct {

@@ -97,7 +97,7 @@ func (d *disk) compressNext(stream int) (more bool, err error) {
 func (d *disk) replaceStaged(stream int, slot uint64, fr stable.Frame, w word) bool {
 	current, old := d.frames.Current(fr), d.table.load(slot)
 	was := makeWord(staged, 0, PageSize, uint64(fr))
-	named := current && old.sound(slot) && old&^(flagIdle|flagPP) == was.seal(slot)
+	named := current && old.sound(slot) && old&plainMask&^(flagIdle|flagPP) == was
 	switch {
 	case named:
 		d.table.store(slot, w|old&(flagIdle|flagPP))

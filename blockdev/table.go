@@ -173,8 +173,15 @@ func (t *table) nextPresent(from uint64) uint64 {
 
 // each yields every slot that is not empty, ascending. Words may change
 // meanwhile; a caller that minds holds the device quiet.
-func (t *table) each(yield func(slot uint64, w word) bool) {
-	for slot := t.nextPresent(0); slot < t.slots(); slot = t.nextPresent(slot) {
+func (t *table) each(yield func(slot uint64, w word) bool) { t.eachFrom(0)(yield) }
+
+// eachFrom is each, from a slot on.
+func (t *table) eachFrom(first uint64) func(yield func(slot uint64, w word) bool) {
+	return func(yield func(slot uint64, w word) bool) { t.eachOf(first, yield) }
+}
+
+func (t *table) eachOf(first uint64, yield func(slot uint64, w word) bool) {
+	for slot := t.nextPresent(first); slot < t.slots(); slot = t.nextPresent(slot) {
 		end := min((slot/slotsPerTablePage+1)*slotsPerTablePage, t.slots())
 		for ; slot < end; slot++ {
 			if w := word(atomic.LoadUint64(&t.words[slot])); w != 0 && !yield(slot, w) {

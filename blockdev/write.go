@@ -96,11 +96,11 @@ func (d *disk) compress(stream int, slot uint64, v stable.View) (word, error) {
 	if err := d.faults.beforeCompress(); err != nil {
 		return 0, fmt.Errorf("compress slot %d: %w", slot, err)
 	}
-	id := uint8(d.params.Load())
+	id := d.current()
 	st := d.codecs.Stream(stream)
 	st.Lock()
 	defer st.Unlock()
-	out, err := st.Compress(id, v)
+	out, err := st.Compress(d.rows[id].codec, v)
 	var w word
 	switch {
 	case err == compress.ErrIncompressible, err == nil && len(out) >= d.hugeLen:

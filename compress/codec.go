@@ -36,7 +36,7 @@ type family struct {
 // families gives the codecs in the order in which comp_algorithm shows them.
 func families() []family {
 	return []family{
-		{name: "lz4", min: 1, max: 65537, standard: 1, make: newLZ4},
+		{name: "lz4", min: 1, max: 65537, standard: 1, dict: true, make: newLZ4},
 		{name: "lz4hc", min: 1, max: 16, standard: 9, make: newLZ4HC},
 		{name: "zstd", min: -131072, max: 22, standard: 3, dict: true, make: newZstd},
 		{name: "minlz", min: 1, max: 2, standard: 1, make: newMinLZ},

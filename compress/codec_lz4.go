@@ -9,7 +9,12 @@ type lz4Codec struct {
 	acceleration int
 }
 
-func newLZ4(p Params) (codec, error) { return &lz4Codec{acceleration: p.level()}, nil }
+func newLZ4(p Params) (codec, error) {
+	if len(p.Dict) != 0 {
+		return newLZ4Dict(p)
+	}
+	return &lz4Codec{acceleration: p.level()}, nil
+}
 
 func (c *lz4Codec) compress(dst []byte, page *[PageSize]byte) int {
 	return c.enc.encode(dst, page, c.acceleration)

@@ -11,7 +11,8 @@ import (
 //
 // The zero value of a field means the codec's default:
 //
-//	lz4      level 1..65537 is the kernel's acceleration: higher is faster and worse; default 1
+//	lz4      level 1..65537 is the kernel's acceleration: higher is faster and worse; default 1.
+//	         Dict is any bytes as content; the last 60 KiB of it are of use.
 //	lz4hc    level 1..16: 2^(level-1) candidates are tried for each match, as in the kernel; default 9
 //	zstd     level -131072..22, default 3. The library has four strengths: below 3, 3 to 5, 6 to 9, from 10.
 //	         Dict is a trained dictionary, or any bytes as content.
@@ -47,7 +48,7 @@ func (p Params) normal() (Params, error) {
 		return Params{}, fmt.Errorf("%w: deflate.winbits is -15 to -9, not %d", ErrInvalid, p.WinBits)
 	}
 	if len(p.Dict) != 0 && !f.dict {
-		return Params{}, fmt.Errorf("%w: %s takes no dictionary here; zstd does", ErrInvalid, f.name)
+		return Params{}, fmt.Errorf("%w: %s takes no dictionary here; lz4 and zstd do", ErrInvalid, f.name)
 	}
 	if p.Level == f.standard {
 		p.Level = 0
@@ -59,6 +60,16 @@ func (p Params) normal() (Params, error) {
 // ErrTooLong or ErrInvalid. A dictionary is not looked into.
 func (p Params) Validate() error {
 	_, err := p.normal()
+	return err
+}
+
+// Probe says whether a codec can be made with p, its dictionary included. It costs
+// what a stream of the codec costs, for a moment. The error is as Validate's.
+func (p Params) Probe() error {
+	f, err := find(p.Codec)
+	if err == nil {
+		_, err = f.make(p)
+	}
 	return err
 }
 

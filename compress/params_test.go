@@ -106,8 +106,8 @@ func TestParseParams(t *testing.T) {
 	if _, err := (Tuning{Level: 8}).Params("s2", nil); !errors.Is(err, ErrInvalid) {
 		t.Errorf("s2 level 8: %v", err)
 	}
-	if _, err := (Tuning{}).Params("lz4", []byte("d")); !errors.Is(err, ErrInvalid) {
-		t.Errorf("a dictionary for lz4: %v", err)
+	if _, err := (Tuning{}).Params("lz4hc", []byte("d")); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a dictionary for lz4hc: %v", err)
 	}
 	if p, err := (Tuning{Level: 8}).Params("zstd", []byte("dictionary")); err != nil || p.Level != 8 || len(p.Dict) != 10 {
 		t.Errorf("%v, %v", p, err)

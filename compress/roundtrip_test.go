@@ -189,24 +189,68 @@ func TestStoredSizeOfCorpus(t *testing.T) {
 	}
 }
 
-func TestZstdDictionary(t *testing.T) {
+func TestZstdDictionary(t *testing.T) { testDictionary(t, "zstd", 4) }
+
+// The last 15 pages of a dictionary are all that LZ4 can make use of.
+func TestLZ4Dictionary(t *testing.T) {
+	testDictionary(t, "lz4", 1)
+	testDictionary(t, "lz4", 15)
+}
+
+// Dictionaries of all lengths, of pages of all kinds: what is written is read
+// back, and as a rule it is shorter.
+func TestLZ4DictionaryLengths(t *testing.T) {
 	pages := testpages.Pages(t)
-	dict := bytes.Join(pages[:4], nil)
-	plain, with := one(t, Params{Codec: "zstd"}), one(t, Params{Codec: "zstd", Dict: dict})
+	var plain, with int
+	back := make([]byte, PageSize)
+	for i, length := range []int{1, 3, 7, 8, 9, 100, 4095, 4096, 20_000, lz4DictMax - 1, lz4DictMax, lz4DictMax + 1, 200_000} {
+		dict := bytes.Join(pages[i*50:i*50+length/PageSize+1], nil)[:length]
+		c := one(t, Params{Codec: "lz4", Dict: dict})
+		p := one(t, Params{Codec: "lz4"})
+		for j := 0; j < 400; j++ {
+			page := pages[(i*50+60+j*3)%len(pages)]
+			out, err := compressPage(c, page)
+			if err != nil {
+				continue
+			}
+			if err := c.Decompress(0, back, out); err != nil || !bytes.Equal(back, page) {
+				t.Fatalf("dictionary of %d bytes, page %d comes back wrong: %v", length, j, err)
+			}
+			with += len(out)
+			if out, err = compressPage(p, page); err == nil {
+				plain += len(out)
+			} else {
+				plain += PageSize
+			}
+		}
+	}
+	t.Logf("%d bytes with dictionaries, %d without", with, plain)
+	if with >= plain {
+		t.Error("dictionaries do not help")
+	}
+}
+
+func testDictionary(t *testing.T, codec string, known int) {
+	pages := testpages.Pages(t)
+	dict := bytes.Join(pages[:known], nil)
+	plain, with := one(t, Params{Codec: codec}), one(t, Params{Codec: codec, Dict: dict})
 	out := make([]byte, PageSize)
 	for i, page := range pages[:64] {
 		c, err := compressPage(with, page)
-		if err != nil && i >= 4 {
+		if err != nil && i >= known {
 			continue
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		if i < 4 && len(c) > 100 {
+		if i < known && len(c) > 100 {
 			t.Errorf("page %d lies in the dictionary and still takes %d bytes", i, len(c))
 		}
 		if err := with.Decompress(0, out, c); err != nil || !bytes.Equal(out, page) {
 			t.Fatalf("page %d comes back wrong: %v", i, err)
+		}
+		if i >= known && codec == "lz4" {
+			continue // it may have found nothing there to refer to
 		}
 		if err := plain.Decompress(0, out, c); err == nil && bytes.Equal(out, page) {
 			t.Errorf("page %d is read without the dictionary", i)

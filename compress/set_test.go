@@ -40,7 +40,7 @@ func TestSetAdd(t *testing.T) {
 	}{
 		{Params{Codec: "lzo"}, ErrUnknown},
 		{Params{Codec: "lz4", Level: -1}, ErrInvalid},
-		{Params{Codec: "lz4", Dict: dict}, ErrInvalid},
+		{Params{Codec: "lz4hc", Dict: dict}, ErrInvalid},
 		{Params{Codec: "zstd", Dict: []byte{0x37, 0xa4, 0x30, 0xec, 1, 2, 3, 4, 5}}, ErrInvalid},
 	} {
 		if _, err := s.Add(bad.p); !errors.Is(err, bad.want) {

@@ -96,6 +96,10 @@ func (g *Geometry) HugeSize() int {
 // hugeClass is the number of the class of raw pages.
 func (g *Geometry) hugeClass() uint8 { return uint8(len(g.classes) - 1) }
 
+// Class numbers the size class that stores n bytes, 0 < n < HugeSize or
+// n = PageSize: of two lengths in one class neither takes less memory.
+func (g *Geometry) Class(n int) int { return int(g.classOf(n)) }
+
 // classOf is the class that stores n bytes, 0 < n < HugeSize or n = PageSize.
 func (g *Geometry) classOf(n int) uint8 {
 	if n == PageSize {
