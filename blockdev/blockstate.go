@@ -80,10 +80,10 @@ func showBlockState(d *Device, b []byte, off int64) (int, error) {
 // fraction is always 0 as in newer kernels, and six flags: same, written back,
 // huge, idle, recompressed, incompressible.
 func (d *disk) appendState(b []byte, slot uint64, w word) []byte {
-	s := w.state()
+	s, away := w.state(), w.state() == backed // whose flags mean other things
 	return fmt.Appendf(b, "%12d %12d.%06d %c%c%c%c%c%c\n", slot, atomic.LoadUint32(&d.table.atimes[slot]), 0,
-		mark(s == same, 's'), mark(s == backed, 'w'), mark(s == huge || s == backed && w.size() == PageSize, 'h'),
-		mark(w.has(flagIdle), 'i'), mark(d.priorityOf(w) > 0, 'r'), mark(w.has(flagIncompressible), 'n'))
+		mark(s == same, 's'), mark(away, 'w'), mark(s == huge, 'h'),
+		mark(w.has(flagIdle) && !away, 'i'), mark(d.priorityOf(w) > 0, 'r'), mark(w.has(flagIncompressible) && !away, 'n'))
 }
 
 func mark(on bool, c byte) byte {
