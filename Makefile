@@ -12,8 +12,8 @@ help:            ## this list
 build:           ## the static binary, build/zramfs
 	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o build/zramfs ./cmd/zramfs
 
-man: build       ## the man pages, docs/man
-	build/zramfs man docs/man
+man:             ## the man pages, docs/man
+	go test ./cmd/zramfs -count=1 -run TestManPagesAreFresh -update
 
 image:           ## a container image, zramfs:latest
 	docker build -t zramfs .

@@ -1,53 +1,19 @@
 package main
 
-import (
-	"fmt"
-	"os"
-	"time"
+import "github.com/zramfs/zramfs/internal/keeper"
 
-	"github.com/spf13/cobra"
-	"github.com/spf13/cobra/doc"
-
-	"github.com/zramfs/zramfs/internal/keeper"
-)
-
-// keeperCommand is the process that mount starts. Its argument is for ps.
-func keeperCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:    "keeper MOUNTPOINT",
-		Hidden: true,
-		Args:   arguments(1, 1),
-		RunE:   func(*cobra.Command, []string) error { return keeper.RunKeeper() },
+// processes are what the program starts itself as, by its first argument; the
+// second is for ps. They have no use for the commands, which take memory that
+// a process of a small machine's swap should not have.
+func process(args []string) (run func() error, ok bool) {
+	if len(args) < 2 {
+		return nil, false
 	}
-}
-
-// workerCommand is the process that a keeper starts. Its argument is for ps.
-func workerCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:    "worker MOUNTPOINT",
-		Hidden: true,
-		Args:   arguments(1, 1),
-		RunE:   func(*cobra.Command, []string) error { return keeper.RunWorker() },
+	switch args[1] {
+	case "keeper": // what mount starts
+		return keeper.RunKeeper, true
+	case "worker": // what a keeper starts
+		return keeper.RunWorker, true
 	}
-}
-
-func manCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:    "man DIRECTORY",
-		Short:  "write the man pages",
-		Hidden: true,
-		Args:   arguments(1, 1),
-		RunE:   func(_ *cobra.Command, args []string) error { return writeMan(args[0]) },
-	}
-}
-
-// writeMan writes a man page per command. The date is the pages' own, so that
-// they change only when the words do.
-func writeMan(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("write man pages: %w", err)
-	}
-	date := time.Date(2026, time.November, 1, 0, 0, 0, 0, time.UTC)
-	header := &doc.GenManHeader{Section: "1", Date: &date, Source: "zramfs", Manual: "zramfs"}
-	return doc.GenManTree(newRoot(), header, dir)
+	return nil, false
 }

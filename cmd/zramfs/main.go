@@ -18,8 +18,11 @@ import (
 func main() { os.Exit(run()) }
 
 func run() int {
-	root := newRoot()
-	err := root.Execute()
+	do, ok := process(os.Args)
+	if !ok {
+		do = newRoot().Execute
+	}
+	err := do()
 	if err == nil {
 		return int(keeper.CodeOK)
 	}
@@ -49,7 +52,6 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		mountCommand(), umountCommand(), attachCommand(), detachCommand(), swapOnCommand(), swapOffCommand(),
 		statusCommand(), doctorCommand(), checkCommand(), upgradeCommand(), getCommand(), setCommand(), versionCommand(),
-		keeperCommand(), workerCommand(), manCommand(),
 	)
 	return root
 }

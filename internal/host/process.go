@@ -40,6 +40,15 @@ func SetIOFlusher() error {
 	return nil
 }
 
+// NoHugePages has this process, its children and what they exec take private
+// memory page by page.
+func NoHugePages() error {
+	if err := unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("set no huge pages: %w", err)
+	}
+	return nil
+}
+
 // Undumpable keeps the contents of this process out of core files and away
 // from debuggers of the same user.
 func Undumpable() error {

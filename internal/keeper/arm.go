@@ -140,6 +140,9 @@ func (b *boot) arm() error {
 	} else {
 		b.Flusher = true
 	}
+	if err := host.NoHugePages(); err != nil {
+		b.note("small heaps may take 2 MiB at a time: %v", err)
+	}
 	b.OOMScore, _ = host.OOMScore(os.Getpid())
 	b.Armed = true
 	if err := b.save(); err != nil {
@@ -147,6 +150,9 @@ func (b *boot) arm() error {
 	}
 	args := []string{"zramfs", "keeper", b.Config.Mountpoint}
 	self, err := sealedSelf()
+	if errors.Is(err, errInMemory) {
+		return fmt.Errorf("exec keeper: %w", syscall.Exec("/proc/self/exe", args, os.Environ()))
+	}
 	if err == nil {
 		err = syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", self.Fd()), args, os.Environ())
 		self.Close()
@@ -171,9 +177,23 @@ func (b *boot) closeInherited() error {
 	return nil
 }
 
+// errInMemory says that a program lies on a file system in memory: a copy would
+// only take as much again.
+var errInMemory = errors.New("the program lies in memory already")
+
 // sealedSelf copies the running program to a memory file that nobody can
-// change.
-func sealedSelf() (*os.File, error) { return sealedCopy("/proc/self/exe") }
+// change; errInMemory if there is no need to.
+func sealedSelf() (*os.File, error) {
+	const self = "/proc/self/exe"
+	var fs unix.Statfs_t
+	if err := unix.Statfs(self, &fs); err != nil {
+		return nil, fmt.Errorf("copy program: %w", err)
+	}
+	if fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC {
+		return nil, errInMemory
+	}
+	return sealedCopy(self)
+}
 
 func sealedCopy(path string) (*os.File, error) {
 	exe, err := os.Open(path)

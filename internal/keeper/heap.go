@@ -89,7 +89,7 @@ func settleHeap() error {
 		{Name: "/memory/classes/heap/stacks:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
 	}
 	metrics.Read(samples)
-	used := slack
+	used := int64(0) // what the garbage left is room for the next
 	for _, s := range samples {
 		used += int64(s.Value.Uint64())
 	}

@@ -22,7 +22,7 @@ const (
 	reserveShare   = 64 // of the machine's memory, one part
 
 	largestSlack = 2 << 20 // of garbage on the heap, bytes
-	leastSlack   = 1 << 20
+	leastSlack   = 512 << 10
 	slackShare   = 256
 )
 
