@@ -56,8 +56,6 @@ func warmPages(pages []byte) {
 const (
 	opRead  = 0 // IOCB_CMD_PREAD
 	opWrite = 1 // IOCB_CMD_PWRITE
-
-	blkDiscard = 0x1277 // BLKDISCARD
 )
 
 // WarmLoop sends a loop device as many requests at once as it takes, of every
@@ -102,7 +100,7 @@ func WarmLoop(path string, brief bool) (int, error) {
 			}
 		}
 	}
-	if err := discardAll(dev, size); err != nil {
+	if err := discard(dev, 0, size); err != nil {
 		return done, fmt.Errorf("warm %s: %w", path, err)
 	}
 	return done, nil
@@ -152,13 +150,4 @@ func burst(context uintptr, dev *os.File, op uint16, buf []byte, bytes, size int
 		}
 	}
 	return len(events), nil
-}
-
-// discardAll empties a block device.
-func discardAll(dev *os.File, size int64) error {
-	all := [2]uint64{0, uint64(size)}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, dev.Fd(), blkDiscard, uintptr(unsafe.Pointer(&all))); errno != 0 {
-		return fmt.Errorf("discard: %w", errno)
-	}
-	return nil
 }

@@ -191,6 +191,7 @@ func (c *SwapOffConfig) returnPages(ctx context.Context, point string, swaps []h
 			if err = host.SwapOffContext(ctx, s.Path); err != nil {
 				break
 			}
+			forget(s.Path)
 		}
 		done <- err
 	}()
@@ -208,6 +209,14 @@ func (c *SwapOffConfig) returnPages(ctx context.Context, point string, swaps []h
 			_ = hold() // the next one will do
 		}
 	}
+}
+
+// forget gives back what the store still holds of a device that is swap no
+// more, which the next one's pages may need: the kernel discards free slots
+// only where 256 neighbours are free, and nothing at swapoff. The first page
+// stays: it says that this can be swap again.
+func forget(device string) {
+	_ = host.DiscardDevice(device, pageSize) // what stays goes with the mount
 }
 
 // usedNow is how much of the swaps is in use now.
