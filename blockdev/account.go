@@ -6,12 +6,18 @@ import "sync/atomic"
 // frames, the tables and the reserve apart.
 //
 // Invariant: with a limit, Take never lets used pass it. used may be above a
-// limit that was lowered later; then nothing more is taken.
+// limit that was lowered later; then nothing more is taken. While writes wait
+// for room, the first that becomes free is kept for them: who comes later cannot
+// take it before it is their turn.
 type account struct {
-	limit atomic.Int64  // pages; 0: none
-	used  atomic.Int64  // pages
-	lent  atomic.Int64  // pages beyond the limit, for who gives back more than it takes
-	max   *atomic.Int64 // high-water mark of used since it was last reset; shared memory
+	limit atomic.Int64 // pages; 0: none
+	used  atomic.Int64 // pages
+	lent  atomic.Int64 // pages beyond the limit, for who gives back more than it takes
+	held  atomic.Int64 // pages of the limit that only a waiting write gets
+	// waiters is how many writes wait for room under the limit.
+	waiters atomic.Int64
+	freed   func()        // immutable; called when there is room for one of them, under locks
+	max     *atomic.Int64 // high-water mark of used since it was last reset; shared memory
 }
 
 // Take takes pages, or nothing and false.
@@ -22,7 +28,7 @@ func (a *account) take(pages, leave int64) bool {
 	for {
 		used := a.used.Load()
 		now := used + pages
-		if limit := a.limit.Load(); limit != 0 && now > limit-leave+a.lent.Load() {
+		if limit := a.limit.Load(); limit != 0 && now > limit-leave-a.held.Load()+a.lent.Load() {
 			return false
 		}
 		if a.used.CompareAndSwap(used, now) {
@@ -33,7 +39,12 @@ func (a *account) take(pages, leave int64) bool {
 }
 
 // Give gives pages back.
-func (a *account) Give(pages int64) { a.used.Add(-pages) }
+func (a *account) Give(pages int64) {
+	used := a.used.Add(-pages)
+	if a.waiters.Load() > 0 && used <= a.limit.Load()-ladderHeld {
+		a.freed()
+	}
+}
 
 // resetMax begins the high-water mark anew.
 func (a *account) resetMax() {

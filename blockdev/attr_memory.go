@@ -18,7 +18,7 @@ func memoryAttributes() []Attribute {
 				}
 				n = roundLimit(n)
 				return d.change(func(s *settings) error { s.limit = n; return nil },
-					func(k *disk) { k.account.limit.Store(n / PageSize) })
+					func(k *disk) { k.setLimit(n) })
 			},
 		},
 		{

@@ -142,7 +142,7 @@ func (d *Device) options() options {
 		reserveHigh: c.ReserveHigh,
 		roomWait:    c.RoomWait,
 		thread:      c.UpkeepThread,
-		limitWait:   c.LimitWait,
+		ladder:      d.next.ladder,
 		scrub:       d.next.scrub,
 		faults:      c.faults,
 	}

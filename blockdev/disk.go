@@ -48,10 +48,10 @@ type disk struct {
 	users gate          // of control operations, which never hold Device.mu inside
 	quiet sync.RWMutex  // read-held by background steps, held by a check
 
-	thread    func()        // immutable; Config.UpkeepThread
-	roomWait  time.Duration // immutable; how long a write waits for memory
-	limitWait time.Duration // immutable; and for room under the limit
+	thread   func()        // immutable; Config.UpkeepThread
+	roomWait time.Duration // immutable; how long a write waits for memory
 
+	ladder  ladder
 	upkeep  upkeep
 	waiting waiting
 	sweeper sweeper
@@ -110,7 +110,7 @@ type options struct {
 	reserveHigh int64
 	thread      func()
 	roomWait    time.Duration
-	limitWait   time.Duration
+	ladder      limitPolicy
 	scrub       int64   // MiB a second
 	faults      *faults // nil but in tests
 }
@@ -163,9 +163,8 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 		zero:    make([]byte, PageSize),
 		gate:    newGate(o.streams),
 
-		thread:    o.thread,
-		roomWait:  o.roomWait,
-		limitWait: o.limitWait,
+		thread:   o.thread,
+		roomWait: o.roomWait,
 
 		users: newGate(1),
 		stop:  make(chan struct{}),
@@ -203,6 +202,7 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 	}
 	d.upkeep.wake = make(chan struct{}, 1)
 	d.sweeper.wake = make(chan struct{}, 1)
+	d.openLadder(o.ladder)
 	if l.frames > 0 {
 		heads := view[uint64](r, l.heads.off, l.frames)
 		d.frames = stable.NewFrames(r.Bytes(l.staging.off, l.staging.n), heads, o.streams, d.stable)
@@ -233,6 +233,7 @@ func (d *disk) start() error {
 	d.wg.Go(d.runUpkeep)
 	d.wg.Go(d.runSweeper)
 	d.wg.Go(d.runScrub)
+	d.wg.Go(d.runLadder)
 	if d.verify.total.Load() != 0 {
 		d.wg.Go(d.runVerify)
 	}

@@ -64,6 +64,7 @@ func testConfig(tb testing.TB) Config {
 		Algorithm:   params(tb, "lz4"),
 		ReserveLow:  2 << 20,
 		ReserveHigh: 4 << 20,
+		LimitWait:   -1, // or every write that is to be refused takes its time
 	}
 }
 

@@ -40,4 +40,7 @@ type Request struct {
 	done   int64     // bytes finished before it was parked
 	until  time.Time // it waits for room until then
 	parked bool      // counted as parked
+
+	since   time.Time // when it began to wait for room under the limit
+	limited bool      // it waits for that
 }

@@ -41,7 +41,8 @@ type Config struct {
 	// RoomWait bounds how long a write waits for memory that the machine does
 	// not give at the moment; then it gets ErrNoSpace, and the old content
 	// stays. 0: DefaultRoomWait. LimitWait is the same for room under the
-	// memory limit; 0: it does not wait for that.
+	// memory limit, and goes into the default limit_policy; 0: 100 ms,
+	// less: it does not wait for that.
 	RoomWait, LimitWait time.Duration
 
 	// UpkeepThread is called on the thread that commits memory, which does
@@ -63,7 +64,8 @@ type Config struct {
 
 // Settings gives the defaults.
 func (c *Config) Settings() settings {
-	return settings{params: c.Algorithm, recomp: c.Recompress, policy: c.Policy, writeBehind: c.WriteBehind, limit: roundLimit(c.MemLimit)}
+	return settings{params: c.Algorithm, recomp: c.Recompress, policy: c.Policy, writeBehind: c.WriteBehind, limit: roundLimit(c.MemLimit),
+		ladder: defaultLimitPolicy(c.LimitWait)}
 }
 
 // Set is the zram-control class: the devices of one mount, by number.

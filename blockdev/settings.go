@@ -21,6 +21,7 @@ type settings struct {
 	scrub       int64 // MiB a second
 	writeBehind int   // frames
 	limit       int64 // bytes
+	ladder      limitPolicy
 }
 
 // algorithm gives the parameters of a priority.
@@ -44,7 +45,7 @@ type setting struct {
 
 // settingRows is the table. A family registers its rows here.
 func settingRows() []setting {
-	return slices.Concat(codecSettings(), diskSettings(), integritySettings())
+	return slices.Concat(codecSettings(), diskSettings(), integritySettings(), limitSettings())
 }
 
 func codecSettings() []setting {

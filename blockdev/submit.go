@@ -12,7 +12,7 @@ func (d *disk) submit(r *Request) (n int, parked bool, err error) {
 	if uint(r.Stream) >= uint(len(d.lanes)) {
 		return 0, false, fmt.Errorf("stream %d of %d: %w", r.Stream, len(d.lanes), ErrInvalid)
 	}
-	r.done, r.parked = 0, false
+	r.done, r.parked, r.limited, r.since = 0, false, false, time.Time{}
 	return d.enter(r)
 }
 
@@ -67,9 +67,10 @@ func (d *disk) advance(r *Request) (n int, parked bool, err error) {
 		return 0, true, nil // the list took it under the slot's lock
 	case errRoom, errLimit:
 		if r.Last && (err == errLimit || d.upkeep.short.Load()) {
-			return d.finish(r, ErrNoSpace)
+			return d.finish(r, d.refuse(err))
 		}
 		d.countParked(r)
+		d.limited(r, err == errLimit)
 		r.until = time.Now().Add(d.patience(err))
 		d.waiting.room.push(r)
 		d.upkeep.poke()
@@ -84,6 +85,7 @@ func (d *disk) finish(r *Request, err error) (int, bool, error) {
 	if err != nil {
 		d.countFailure(r)
 	}
+	d.endWait(r)
 	d.gate.leave(r.Stream)
 	return int(r.done), false, err
 }

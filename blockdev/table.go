@@ -147,12 +147,15 @@ func (t *table) touch(slot uint64, now uint32) {
 	}
 }
 
+// noSlot is beyond every disk, whatever size it gets meanwhile.
+const noSlot = ^uint64(0)
+
 // nextPresent finds the first slot at or after from whose table page exists;
-// t.slots() if there is none. The cost is one bit per absent table page.
+// noSlot if there is none. The cost is one bit per absent table page.
 func (t *table) nextPresent(from uint64) uint64 {
 	slots := t.slots()
 	if from >= slots {
-		return slots
+		return noSlot
 	}
 	page := from / slotsPerTablePage
 	if t.present(from) {
@@ -164,11 +167,15 @@ func (t *table) nextPresent(from uint64) uint64 {
 		if i == page/64 {
 			w &= ^uint64(0) << (page % 64)
 		}
-		if w != 0 {
-			return min((i*64+uint64(bits.TrailingZeros64(w)))*slotsPerTablePage, slots)
+		if w == 0 {
+			continue
 		}
+		if next := (i*64 + uint64(bits.TrailingZeros64(w))) * slotsPerTablePage; next < slots {
+			return next
+		}
+		break
 	}
-	return slots
+	return noSlot
 }
 
 // each yields every slot that is not empty, ascending. Words may change

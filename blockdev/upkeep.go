@@ -177,10 +177,15 @@ func (d *disk) retryRoom() (waited, progress bool) {
 			continue
 		}
 		before := r.done
-		switch err := d.step(r); err {
+		d.limited(r, false) // from here on it may be another's
+		back := d.lendHeld()
+		err := d.step(r)
+		back()
+		switch err {
 		case errPark:
 			progress = true
 		case errRoom, errLimit:
+			d.limited(r, err == errLimit)
 			tries++
 			if r.done > before {
 				progress = true
@@ -209,8 +214,14 @@ func (d *disk) giveUp(now time.Time) (again bool) {
 		r.next = nil
 		switch {
 		case !now.Before(r.until):
-			d.answer(r, ErrNoSpace)
+			err := errRoom
+			if r.limited {
+				err = errLimit
+			}
+			d.limited(r, false)
+			d.answer(r, d.refuse(err))
 		case d.gate.closed.Load():
+			d.limited(r, false)
 			d.stepOut(r)
 		default:
 			again = true
@@ -224,7 +235,7 @@ func (d *disk) giveUp(now time.Time) (again bool) {
 // patience is how long a write waits for the room that err says is missing.
 func (d *disk) patience(err error) time.Duration {
 	if err == errLimit {
-		return d.limitWait
+		return d.ladder.policy.Load().wait
 	}
 	return d.roomWait
 }

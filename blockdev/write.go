@@ -126,10 +126,7 @@ func (d *disk) compress(stream int, slot uint64, v stable.View) (word, error) {
 	case pool.ErrNoRoom:
 		return 0, errRoom
 	case pool.ErrLimit:
-		if d.limitWait > 0 {
-			return 0, errLimit
-		}
-		return 0, ErrNoSpace
+		return 0, d.overLimit()
 	case pool.ErrFull:
 		return 0, ErrNoSpace
 	}

@@ -25,16 +25,23 @@ type Mover interface {
 // freed. Put, Get and Free go on meanwhile. A zspage with an object that
 // cannot be moved now stays. The error is nil.
 func (p *Pool) Compact(m Mover) (freed int64, err error) {
-	p.compaction.Lock()
-	defer p.compaction.Unlock()
-	for number := int(p.geo.hugeClass()) - 1; number >= 0; number-- {
-		freed += p.compactClass(uint8(number), m)
-	}
-	p.compacted.Add(freed)
-	return freed, nil
+	return p.CompactUntil(m, func(int64) bool { return false }), nil
 }
 
-func (p *Pool) compactClass(number uint8, m Mover) (freed int64) {
+// CompactUntil is Compact that ends early once enough says so of the pages freed
+// so far. It is asked after each few objects, under no lock but compaction's.
+func (p *Pool) CompactUntil(m Mover, enough func(freed int64) bool) (freed int64) {
+	p.compaction.Lock()
+	defer p.compaction.Unlock()
+	for number := int(p.geo.hugeClass()) - 1; number >= 0 && !enough(freed); number-- {
+		freed = p.compactClass(uint8(number), m, freed, enough)
+	}
+	p.compacted.Add(freed)
+	return freed
+}
+
+// compactClass compacts one class, and gives what was freed before and by it.
+func (p *Pool) compactClass(number uint8, m Mover, freed int64, enough func(freed int64) bool) int64 {
 	s := &p.slabs[int(number)%len(p.slabs)] // spread over slabs, as it will own them all
 	for i := range p.slabs {
 		if o := &p.slabs[i]; o != s {
@@ -42,7 +49,7 @@ func (p *Pool) compactClass(number uint8, m Mover) (freed int64) {
 		}
 	}
 	c := &p.geo.classes[number]
-	for more := true; more; {
+	for more := true; more && !enough(freed); {
 		var pages int64
 		pages, more = p.empty(s, number, m)
 		freed += pages
