@@ -20,6 +20,7 @@ const module = "github.com/zramfs/zramfs/"
 // by all and import none.
 var rooms = map[string][]string{
 	"stable":              {},
+	"internal/image":      {},
 	"internal/invariants": {},
 	"internal/nearest":    {},
 	"internal/percpu":     {},
@@ -37,7 +38,7 @@ var rooms = map[string][]string{
 	"cmd/zramfs": {"blockdev", "compress", "stable", "internal/keeper", "internal/host"},
 }
 
-var leaves = []string{"internal/invariants", "internal/nearest", "internal/percpu"}
+var leaves = []string{"internal/image", "internal/invariants", "internal/nearest", "internal/percpu"}
 
 // only says which rooms may import a library.
 var only = map[string][]string{

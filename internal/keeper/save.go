@@ -1,0 +1,291 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zramfs/zramfs/internal/host"
+	"github.com/zramfs/zramfs/internal/image"
+)
+
+// SaveOptions say how to save a disk.
+type SaveOptions struct {
+	Device int
+	Live   bool // although it may be written meanwhile
+	// Progress is told now and then how many pages of how many are done; nil:
+	// nobody wants to know.
+	Progress func(done, total int64)
+}
+
+// Saved is what a save put into a file, or a restore out of one.
+type Saved struct {
+	Device     string `json:"device"`
+	Size       int64  `json:"size"`  // bytes of the disk that was saved
+	Pages      int64  `json:"pages"` // that hold something
+	Same       int64  `json:"same"`
+	Compressed int64  `json:"compressed"`
+	Raw        int64  `json:"raw"`
+	Lost       int64  `json:"lost"`       // that could not be read when they were saved
+	FileBytes  int64  `json:"file_bytes"` // of the file
+	Live       bool   `json:"live"`       // saved while it was written
+	Time       int64  `json:"saved_at"`   // Unix seconds
+}
+
+// count counts a record.
+func (s *Saved) count(k image.Kind) {
+	switch k {
+	case image.Same:
+		s.Same++
+	case image.Compressed:
+		s.Compressed++
+	case image.Raw:
+		s.Raw++
+	case image.Lost:
+		s.Lost++
+	default:
+		return
+	}
+	s.Pages++
+}
+
+// imageDisk is a device that is saved or restored, with its disk held open, so
+// that nobody takes it away.
+type imageDisk struct {
+	name  string
+	disk  *os.File
+	image *os.File
+	paths []string // of the disk and its segments
+}
+
+// imageRead is how much of a disk is asked for at once: the worker gives less
+// where it has less room.
+const imageRead = 64 << 10
+
+// openImageDisk opens a device of a mount.
+func openImageDisk(path string, id, flags int) (*imageDisk, error) {
+	m, err := Find(path)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := deviceIDs(m.Point)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(ids, id) {
+		return nil, Errorf(CodeNoAttribute, "%s has no device zram%d", m.Point, id)
+	}
+	d := &imageDisk{name: "zram" + strconv.Itoa(id), paths: []string{diskPath(m.Point, id)}}
+	segments, _ := filepath.Glob(diskPath(m.Point, id) + ".*")
+	d.paths = append(d.paths, segments...)
+	if d.disk, err = os.OpenFile(d.paths[0], flags|unix.O_CLOEXEC, 0); err == nil {
+		d.image, err = os.Open(filepath.Join(m.Point, blockDir, d.name, "zramfs/image"))
+	}
+	if err != nil {
+		d.close()
+	}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, &Error{CodeNotPermitted, "saving and restoring is for the owner of the mount", err}
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, &Error{CodeNoAttribute, "the program that serves " + m.Point + " cannot save: zramfs upgrade replaces it", err}
+	}
+	return d, err
+}
+
+func (d *imageDisk) close() {
+	for _, f := range []*os.File{d.disk, d.image} {
+		if f != nil {
+			_ = f.Close() // nothing was written through it that is not synced
+		}
+	}
+}
+
+// info gives what the worker tells of the disk.
+func (d *imageDisk) info() (map[string]int64, error) {
+	b := make([]byte, 512)
+	n, err := d.image.ReadAt(b, image.InfoAt)
+	if n == 0 {
+		if errors.Is(err, unix.EINVAL) {
+			return nil, Errorf(CodeUsage, "%s has no size yet: set its disksize first", d.name)
+		}
+		return nil, fmt.Errorf("ask for the size of %s: %w", d.name, err)
+	}
+	return pairs(string(b[:n])), nil
+}
+
+// Save writes what a disk holds into a new file, which is there when all of it
+// is, and not before. A disk that could be written meanwhile is refused, and so is
+// one that was, unless Live says that each page may be of another time.
+func Save(ctx context.Context, path, file string, o SaveOptions) (Saved, error) {
+	d, err := openImageDisk(path, o.Device, os.O_RDONLY)
+	if err != nil {
+		return Saved{}, err
+	}
+	defer d.close()
+	if !o.Live {
+		users, err := host.Users(d.paths, true)
+		if err != nil {
+			return Saved{}, err
+		}
+		if len(users) > 0 {
+			return Saved{}, Errorf(CodeBusy, "%s can be written while it is saved: %s; end that, or use --live, which saves each page "+
+				"as it is at some time meanwhile", d.name, strings.Join(users, "; "))
+		}
+	}
+	out, err := newFile(file)
+	if err != nil {
+		return Saved{}, err
+	}
+	defer out.drop()
+	s, err := d.save(ctx, out.File, o)
+	if err == nil {
+		err = out.keep()
+	}
+	if err != nil {
+		return Saved{}, fmt.Errorf("save %s: %w", d.name, err)
+	}
+	return s, nil
+}
+
+// save writes the image of the disk.
+func (d *imageDisk) save(ctx context.Context, out *os.File, o SaveOptions) (Saved, error) {
+	before, err := d.info()
+	if err != nil {
+		return Saved{}, err
+	}
+	s := Saved{Device: d.name, Size: before["slots"] * image.PageSize, Live: o.Live, Time: time.Now().Unix()}
+	h := image.Header{Pages: uint64(before["slots"]), Time: s.Time}
+	if o.Live {
+		h.Flags |= image.Live
+	}
+	w, err := image.NewWriter(out, h)
+	if err != nil {
+		return s, err
+	}
+	if err := d.savePages(ctx, w, h.Pages, func(k image.Kind) {
+		s.count(k)
+		if o.Progress != nil && s.Pages%1024 == 0 {
+			o.Progress(s.Pages, before["pages"])
+		}
+	}); err != nil {
+		return s, err
+	}
+	after, err := d.info()
+	if err != nil {
+		return s, err
+	}
+	if n := after["changes"] - before["changes"]; !o.Live && (n != 0 || after["slots"] != before["slots"]) {
+		return s, Errorf(CodeBusy, "%d pages were written while it was saved, so nothing was kept: try again when nobody writes, or use --live", n)
+	}
+	err = errors.Join(w.Close(), out.Sync())
+	s.FileBytes = w.Bytes()
+	return s, err
+}
+
+// savePages copies the records of the disk into a file.
+func (d *imageDisk) savePages(ctx context.Context, w *image.Writer, pages uint64, done func(image.Kind)) error {
+	var known [256]bool
+	buf, page := make([]byte, imageRead), make([]byte, image.PageSize)
+	for next := uint64(0); next < pages; {
+		if err := ctx.Err(); err != nil {
+			return &Error{CodeFailure, "interrupted; no file was left", err}
+		}
+		n, err := unix.Pread(int(d.image.Fd()), buf, int64(next*image.PageSize))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read from page %d on: %w", next, err)
+		}
+		from, rest := next, buf[:n]
+		for len(rest) > 0 {
+			var r image.Record
+			if r, rest, err = image.Parse(rest); err != nil {
+				return fmt.Errorf("what the worker gave from page %d on: %w", from, err)
+			}
+			if r.Kind == image.Next {
+				next = r.Page
+				continue
+			}
+			if r.Page >= pages { // it grew meanwhile
+				continue
+			}
+			if r.Kind == image.Away {
+				r = d.fetch(r.Page, page)
+			}
+			if r.Kind == image.Compressed && !known[r.Number] {
+				known[r.Number] = true
+				if err := d.saveParams(w, r.Number); err != nil {
+					return err
+				}
+			}
+			if err := w.Put(r); err != nil {
+				return err
+			}
+			done(r.Kind)
+		}
+		if next <= from {
+			return fmt.Errorf("what the worker gave from page %d on leads nowhere: %w", from, image.ErrDamaged)
+		}
+	}
+	return nil
+}
+
+// fetch reads a page through the disk: one that lies on the backing device.
+func (d *imageDisk) fetch(number uint64, page []byte) image.Record {
+	if n, err := d.disk.ReadAt(page, int64(number*image.PageSize)); err != nil || n != len(page) {
+		return image.Record{Kind: image.Lost, Page: number}
+	}
+	return image.Record{Kind: image.Raw, Page: number, Payload: page}
+}
+
+// saveParams writes the compression parameters that pages need.
+func (d *imageDisk) saveParams(w *image.Writer, number uint8) error {
+	var payload []byte
+	for buf := make([]byte, imageRead); ; {
+		n, err := unix.Pread(int(d.image.Fd()), buf, image.ParamsAt+int64(number)<<32+int64(len(payload)))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read compression parameters %d: %w", number, err)
+		}
+		if n == 0 {
+			break
+		}
+		payload = append(payload, buf[:n]...)
+	}
+	if len(payload) < 4 || len(payload) > image.MaxPayload {
+		return fmt.Errorf("compression parameters %d: %d bytes: %w", number, len(payload), image.ErrDamaged)
+	}
+	return w.Put(image.Record{Kind: image.Params, Number: number, Payload: payload})
+}
+
+// Text tells people what was saved.
+func (s Saved) Text(file string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %d pages in %s: %d same-filled, %d compressed, %d raw; %s\n",
+		s.Device, s.Pages, file, s.Same, s.Compressed, s.Raw, HumanSize(s.FileBytes))
+	if s.Lost > 0 {
+		fmt.Fprintf(&b, "%s: damage: pages that cannot be read: %d; zramfs check says which\n", s.Device, s.Lost)
+	}
+	return b.String()
+}
+
+// Whole is the error of an image that lacks pages, nil if it does not.
+func (s Saved) Whole() error {
+	if s.Lost == 0 {
+		return nil
+	}
+	return Errorf(CodeDamaged, "%d pages of %s could not be read when it was saved", s.Lost, s.Device)
+}
