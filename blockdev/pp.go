@@ -115,11 +115,15 @@ func (d *disk) eachCandidate(ctx context.Context, sel selector, visit func(slot 
 
 // walk calls f for each candidate as it is at the moment. f may take locks.
 func (d *disk) walk(ctx context.Context, sel *selector, f func(slot uint64, w word) (more bool)) error {
-	for slot := d.table.nextPresent(sel.lo); slot < sel.hi; slot = d.table.nextPresent(slot) {
+	for slot := d.table.nextPresent(sel.lo); ; slot = d.table.nextPresent(slot) {
+		hi := min(sel.hi, d.table.slots()) // the disk may have become smaller
+		if slot >= hi {
+			return nil
+		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		end := min((slot/slotsPerTablePage+1)*slotsPerTablePage, sel.hi)
+		end := min((slot/slotsPerTablePage+1)*slotsPerTablePage, hi)
 		for ; slot < end; slot++ {
 			w := word(atomic.LoadUint64(&d.table.words[slot]))
 			if w == 0 || !d.takes(sel, slot, w) {
@@ -133,7 +137,6 @@ func (d *disk) walk(ctx context.Context, sel *selector, f func(slot uint64, w wo
 			}
 		}
 	}
-	return nil
 }
 
 // markPP marks a slot if it is still a candidate, and gives its word.
