@@ -205,6 +205,10 @@ func (w *worker) deviceConfig() (blockdev.Config, error) {
 		config.Ledger = w.header.devices()
 	}
 	config.ReserveLow, config.ReserveHigh = reserve()
+	config.Reach = reach
+	if c.Segments > 0 {
+		config.Reach = -1
+	}
 	if c.Segments > 0 && !c.leavesOut(guardUpkeep) {
 		config.UpkeepThread = beUrgent
 	}
