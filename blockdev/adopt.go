@@ -59,6 +59,7 @@ func (s *Set) adoptDevice(id int, regions map[string]*shm.Region, total *Recover
 		return nil, err
 	}
 	d := &Device{id: id, set: s, next: r.settings}
+	d.adoptBacking()
 	if !r.disk {
 		return d, nil
 	}

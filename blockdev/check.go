@@ -47,7 +47,7 @@ func (d *disk) check() error {
 // checkTables compares what is derived with the slot table; it reads no page.
 func (d *disk) checkTables(r *report) error {
 	r.sums = d.table.sum()
-	return errors.Join(d.checkBitmap(), d.checkFrames(), d.checkPool(), d.checkSums(r))
+	return errors.Join(d.checkBitmap(), d.checkFrames(), d.checkPool(), d.checkBacked(), d.checkSums(r))
 }
 
 // conclude keeps the report of a check that found errs.

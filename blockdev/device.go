@@ -29,6 +29,8 @@ type Device struct {
 	gone    bool     // guarded by mu; hot_remove has taken it
 	next    settings // guarded by mu; what the next disk is made with
 
+	backing Backing // guarded by mu; what the path in next is; nil: none
+
 	disk atomic.Pointer[disk]
 }
 
@@ -99,11 +101,11 @@ func (d *Device) SetSize(bytes int64) error {
 	if d.gone {
 		return fmt.Errorf("%s: %w", d.Name(), ErrNoDevice)
 	}
-	if d.disk.Load() != nil {
-		return fmt.Errorf("%s has a size already; reset it first: %w", d.Name(), ErrBusy)
-	}
 	if bytes <= 0 || bytes > MaxSize {
 		return fmt.Errorf("disk size %d: need 1 byte to 16 TiB: %w", bytes, ErrInvalid)
+	}
+	if d.disk.Load() != nil {
+		return fmt.Errorf("%s has a size already; reset it first: %w", d.Name(), ErrBusy)
 	}
 	if err := d.readDictionaries(&d.next); err != nil {
 		return err
@@ -145,6 +147,11 @@ func (d *Device) options() options {
 		ladder:      d.next.ladder,
 		scrub:       d.next.scrub,
 		faults:      c.faults,
+
+		backing:      d.backing,
+		backSettings: d.next.backing.live(),
+		plain:        d.next.backing.plain,
+		budget:       d.next.backing.budget,
 	}
 }
 
@@ -199,6 +206,7 @@ func (d *Device) resetLocked(r record) error {
 		return err
 	}
 	d.next = d.set.cfg.Settings()
+	defer d.dropBacking()
 	k := d.disk.Load()
 	if k == nil {
 		return nil
@@ -214,6 +222,7 @@ func (d *Device) resetLocked(r record) error {
 // drop ends a disk and gives its region back.
 func (d *Device) drop(k *disk) {
 	k.close()
+	k.forget()
 	invariants.CrashPoint("life.drop")
 	d.set.cfg.Source.Drop(d.Name(), k.region)
 }

@@ -57,6 +57,7 @@ type disk struct {
 	sweeper sweeper
 	pp      postprocess
 	blocks  blockReaders
+	back    *backing // nil: there is no backing device; immutable
 
 	// Set while the disk is adopted: objects that no word named, pages whose
 	// word or object was wrong.
@@ -113,6 +114,11 @@ type options struct {
 	ladder      limitPolicy
 	scrub       int64   // MiB a second
 	faults      *faults // nil but in tests
+
+	backing      Backing // nil: none
+	backSettings backSettings
+	plain        bool  // what is written back is not encrypted
+	budget       int64 // blocks that a new disk may write back
 }
 
 // chainPages is the kernel's default CONFIG_ZSMALLOC_CHAIN_SIZE.
@@ -210,6 +216,11 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 	if err := errors.Join(d.openParams(append([]wanted{{params: o.params, file: o.dict}}, o.recomp...)), d.ready()); err != nil {
 		return nil, errors.Join(err, d.pool.Close())
 	}
+	if o.backing != nil {
+		if err := d.openBacking(o.backing, o.backSettings, o.plain, o.budget); err != nil {
+			return nil, errors.Join(err, d.pool.Close())
+		}
+	}
 	return d, nil
 }
 
@@ -232,6 +243,7 @@ func (d *disk) start() error {
 	}
 	d.wg.Go(d.runUpkeep)
 	d.wg.Go(d.runSweeper)
+	d.startBacking()
 	d.wg.Go(d.runScrub)
 	d.wg.Go(d.runLadder)
 	if d.verify.total.Load() != 0 {
@@ -251,6 +263,7 @@ func (d *disk) close() {
 	d.end()
 	close(d.stop)
 	d.wg.Wait()
+	d.closeBacking()
 	if err := d.pool.Close(); err != nil {
 		panic(err) // an unmap of what we mapped
 	}

@@ -19,6 +19,8 @@ var (
 	ErrUnsupported = errors.New("not supported")           // EOPNOTSUPP
 	ErrAgain       = errors.New("try again")               // EAGAIN
 	ErrInterrupted = errors.New("interrupted")             // EINTR
+	ErrBacking     = errors.New("backing device failed")   // EIO
+	ErrBudget      = errors.New("writeback budget is 0")   // EIO
 )
 
 // errPark, errRoom and errLimit steer a request inside Submit and are never
@@ -28,4 +30,7 @@ var (
 	errPark  = errors.New("park: page under compression")
 	errRoom  = errors.New("park: no populated room")
 	errLimit = errors.New("park: no room under the memory limit")
+	// The page is on the backing device, and the disk is gone.
+	errAway   = errors.New("park: page on the backing device")
+	errClosed = errors.New("the disk is gone")
 )

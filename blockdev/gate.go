@@ -14,6 +14,7 @@ import (
 type gate struct {
 	closed atomic.Bool
 	shards []gateShard // immutable slice
+	nudge  func()      // immutable; moves those on who wait inside, while it is being shut; or nil
 }
 
 type gateShard struct {
@@ -41,6 +42,9 @@ func (g *gate) leave(shard int) { g.shards[shard].inside.Add(-1) }
 func (g *gate) shut() {
 	g.closed.Store(true)
 	for g.inside() != 0 {
+		if g.nudge != nil {
+			g.nudge()
+		}
 		time.Sleep(100 * time.Microsecond)
 	}
 }

@@ -18,7 +18,7 @@ func (d *disk) readPage(stream int, slot uint64, off int, dst []byte) error {
 	err := d.readLocked(stream, slot, w, off, dst)
 	if err == nil {
 		d.accessed(slot, w)
-	} else {
+	} else if err != errAway {
 		lane.corrupt.Add(1)
 		d.noteBad(slot)
 	}
@@ -74,7 +74,7 @@ func (d *disk) readLocked(stream int, slot uint64, w word, off int, dst []byte) 
 		}
 		return d.decompress(stream, slot, w, off, dst, src)
 	case backed:
-		return fmt.Errorf("slot %d: its page is on a backing device, and there is none: %w", slot, ErrCorrupt)
+		return d.elsewhere(slot, w)
 	case lost:
 		return fmt.Errorf("slot %d: its object was damaged: %w", slot, ErrCorrupt)
 	}

@@ -82,6 +82,8 @@ func (d *disk) rebuildSlot(slot uint64, w word) {
 		}
 		d.account.used.Add(1)
 		d.frames.Stage(fr, int(slot)%len(d.lanes))
+	case w.state() == backed:
+		d.rebuildBacked(slot, w)
 	case w.inTable() && w.size() == sameReplace:
 		// The old element or the new one is there; its check is what is missing.
 		e, _ := d.table.element(slot, w)

@@ -71,8 +71,11 @@ func elementCheck(slot, element uint64) uint64 {
 // one already the word says so first: whoever dies here leaves the one or the
 // other. Caller holds the slot's lock and stores the word next.
 func (t *table) putElement(slot uint64, old word, element uint64) {
-	if old.inTable() {
+	switch {
+	case old.inTable():
 		t.store(slot, makeWord(same, 0, sameReplace, 0))
+	case old.state() == backed:
+		t.store(slot, old|flagReplaced)
 	}
 	t.ensure(slot)
 	invariants.CrashPoint("table.element")
@@ -83,7 +86,7 @@ func (t *table) putElement(slot uint64, old word, element uint64) {
 // wipeElement zeroes what the word that was just replaced had in the element
 // table. Caller holds the slot's lock.
 func (t *table) wipeElement(slot uint64, old word) {
-	if old.inTable() {
+	if old.inTable() || old.state() == backed {
 		invariants.CrashPoint("table.wipe")
 		atomic.StoreUint64(&t.elements[slot], 0)
 		invariants.CrashPoint("table.wiped")

@@ -16,7 +16,8 @@ const maxDevices = 256
 // Config is what a set of devices is made with. Immutable once used.
 type Config struct {
 	Source  RegionSource
-	Streams int // one per CPU
+	Backing BackingSource // nil: there are no backing devices
+	Streams int           // one per CPU
 
 	// Defaults of a new or reset device.
 	Algorithm   compress.Params

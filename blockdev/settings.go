@@ -21,6 +21,7 @@ type settings struct {
 	scrub       int64 // MiB a second
 	writeBehind int   // frames
 	limit       int64 // bytes
+	backing     backingConfig
 	ladder      limitPolicy
 }
 
@@ -45,7 +46,7 @@ type setting struct {
 
 // settingRows is the table. A family registers its rows here.
 func settingRows() []setting {
-	return slices.Concat(codecSettings(), diskSettings(), integritySettings(), limitSettings())
+	return slices.Concat(backingSettings(), codecSettings(), diskSettings(), limitSettings(), integritySettings())
 }
 
 func codecSettings() []setting {

@@ -12,7 +12,7 @@ func (d *disk) submit(r *Request) (n int, parked bool, err error) {
 	if uint(r.Stream) >= uint(len(d.lanes)) {
 		return 0, false, fmt.Errorf("stream %d of %d: %w", r.Stream, len(d.lanes), ErrInvalid)
 	}
-	r.done, r.parked, r.limited, r.since = 0, false, false, time.Time{}
+	r.done, r.parked, r.limited, r.since, r.until = 0, false, false, time.Time{}, time.Time{}
 	return d.enter(r)
 }
 
@@ -126,7 +126,11 @@ func (d *disk) step(r *Request) error {
 	case OpFlush:
 		return nil
 	case OpDiscard, OpZero:
-		return d.stepDiscard(r)
+		err := d.stepDiscard(r)
+		if err == errAway {
+			return d.parkAway(r)
+		}
+		return err
 	}
 	for r.done < r.Len {
 		at := r.Off + r.done
@@ -141,6 +145,9 @@ func (d *disk) step(r *Request) error {
 			err = d.writePage(r, slot, data)
 		default:
 			err = d.writePart(r, slot, off, data)
+		}
+		if err == errAway {
+			return d.parkAway(r)
 		}
 		if err != nil {
 			return err

@@ -139,6 +139,9 @@ func (t *table) absent(r *shm.Region, l layout, yield func(slot uint64)) error {
 // between two cache misses that can overlap.
 func (t *table) warm(slot uint64) { atomic.LoadUint32(&t.atimes[slot]) }
 
+// atime is when a slot was last accessed, on the device's clock.
+func (t *table) atime(slot uint64) uint32 { return atomic.LoadUint32(&t.atimes[slot]) }
+
 // touch notes the time of an access. Caller holds the slot's lock.
 func (t *table) touch(slot uint64, now uint32) {
 	if a := &t.atimes[slot]; atomic.LoadUint32(a) != now {

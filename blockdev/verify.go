@@ -105,9 +105,10 @@ func (d *disk) verifySlot(slot uint64, w word, part []byte) error {
 	case empty, same, staged:
 		return d.readLocked(0, slot, w, 0, part)
 	case backed:
-		if w.sound(slot) {
-			return nil
+		if err := d.elsewhere(slot, w); !w.sound(slot) || err != errAway {
+			return ErrCorrupt
 		}
+		return nil
 	}
 	return ErrCorrupt
 }

@@ -61,7 +61,9 @@ func (d *disk) patch(r *Request, slot uint64, off int, data []byte) (word, error
 	if err := d.mayReplace(r, slot, w); err != nil {
 		return 0, err
 	}
-	if err := d.readLocked(r.Stream, slot, w, 0, h.page); err != nil {
+	if err := d.readLocked(r.Stream, slot, w, 0, h.page); err == errAway {
+		return 0, err
+	} else if err != nil {
 		d.lanes[r.Stream].corrupt.Add(1)
 		return 0, err
 	}
@@ -212,7 +214,12 @@ func (d *disk) wipe(stream int, slot uint64, old word) { d.free(stream, slot, ol
 // free gives up an object, unless the word was damaged, its check right by
 // chance, and there is none or it is another slot's.
 func (d *disk) free(stream int, slot uint64, old word, give func(pool.Place, int) error) {
-	if s := old.state(); s != stored && s != huge {
+	switch old.state() {
+	case stored, huge:
+	case backed:
+		d.freeBacked(old)
+		return
+	default:
 		return
 	}
 	place, size := poolPlace(old), old.size()

@@ -4,8 +4,8 @@
 //
 // A call waits as long as the device does, which may be for ever; whoever must
 // not wait calls from a goroutine of its own. All but Close may run at the same
-// time on any number of threads. The package never starts a goroutine, and
-// never knows what it stores.
+// time on any number of threads. The package starts no goroutine but in
+// Release, and never knows what it stores.
 package backing
 
 import (
@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -259,6 +260,28 @@ func (f *File) Discard(off, n int64) error {
 			return fmt.Errorf("backing: discard: %w", err)
 		}
 		return nil
+	}
+}
+
+// releaseTime is how long Release waits for a file system.
+const releaseTime = 2 * time.Second
+
+// Release ends the use of the device, whoever has it open still: another may use
+// it, and what a file takes is given back, unless that takes long.
+func (f *File) Release() {
+	if f.block {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if f.Discard(0, f.size) == nil {
+			_ = unix.Flock(int(f.file.Fd()), unix.LOCK_UN) // it ends with the last descriptor, too
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(releaseTime):
 	}
 }
 

@@ -1,0 +1,373 @@
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+)
+
+// backingConfig are the settings of the backing device.
+type backingConfig struct {
+	path    string // "": there is none
+	packed  bool   // write compressed bytes, packed
+	plain   bool   // do not encrypt
+	limited bool
+	budget  int64 // blocks; of a disk that serves, what was stored last
+	batch   int   // blocks; 0: the default
+	promote int64 // seconds and one; 0: the default
+}
+
+// promoteWithin is the default: a page that is read back twice within so many
+// seconds comes back to RAM.
+const promoteWithin = 60
+
+// live gives what a disk goes by.
+func (c *backingConfig) live() backSettings {
+	s := backSettings{packed: c.packed, limited: c.limited, batch: c.batch, promote: promoteWithin}
+	if s.batch == 0 {
+		s.batch = defaultBatch
+	}
+	if c.promote != 0 {
+		s.promote = uint32(c.promote - 1)
+	}
+	return s
+}
+
+// maxBackingPath bounds the path, which has to fit into the ledger beside the
+// other settings.
+const maxBackingPath = 200
+
+func backingSettings() []setting {
+	flag := func(key string, at func(*settings) *bool) setting {
+		return numberSetting(key, 1, func(s *settings) int64 {
+			if *at(s) {
+				return 1
+			}
+			return 0
+		}, func(s *settings, n int64) { *at(s) = n == 1 })
+	}
+	return []setting{
+		{"backing_dev", func(s *settings) string { return s.backing.path },
+			func(s *settings, value string) error { s.backing.path = value; return nil }},
+		flag("writeback_packed", func(s *settings) *bool { return &s.backing.packed }),
+		flag("writeback_plain", func(s *settings) *bool { return &s.backing.plain }),
+		flag("writeback_limited", func(s *settings) *bool { return &s.backing.limited }),
+		numberSetting("writeback_budget", math.MaxInt64,
+			func(s *settings) int64 { return s.backing.budget }, func(s *settings, n int64) { s.backing.budget = n }),
+		numberSetting("writeback_batch", maxBatch,
+			func(s *settings) int64 { return int64(s.backing.batch) }, func(s *settings, n int64) { s.backing.batch = int(n) }),
+		numberSetting("writeback_promote", math.MaxUint32,
+			func(s *settings) int64 { return s.backing.promote }, func(s *settings, n int64) { s.backing.promote = n }),
+	}
+}
+
+// backingAttributes: the backing device and how it is used. Writeback itself is
+// beside them.
+func backingAttributes() []Attribute {
+	show := func(value func(s *backingConfig) int64) func(d *Device, b []byte) ([]byte, error) {
+		return func(d *Device, b []byte) ([]byte, error) {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			return fmt.Appendf(b, "%d\n", value(&d.next.backing)), nil
+		}
+	}
+	truth := func(value func(s *backingConfig) bool) func(d *Device, b []byte) ([]byte, error) {
+		return show(func(s *backingConfig) int64 {
+			if value(s) {
+				return 1
+			}
+			return 0
+		})
+	}
+	return []Attribute{
+		{
+			Dir: DirBlock, Name: "backing_dev", Mode: 0o644,
+			Help: "block device or file that pages are written back to, or none; PATH size=SIZE makes a file; before disksize only",
+			Show: func(d *Device, b []byte) ([]byte, error) {
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				if d.next.backing.path == "" {
+					return append(b, "none\n"...), nil
+				}
+				return append(b, d.next.backing.path+"\n"...), nil
+			},
+			Store: storeBackingDev,
+		},
+		writebackAttribute(),
+		{
+			Dir: DirBlock, Name: "writeback_limit", Mode: 0o644,
+			Help: "how many blocks of 4 KiB may still be written back, if writeback_limit_enable is 1",
+			Show: func(d *Device, b []byte) ([]byte, error) {
+				d.mu.Lock()
+				n := d.next.backing.budget
+				d.mu.Unlock()
+				if k := d.hold(); k != nil {
+					defer k.letGo()
+					if k.back != nil {
+						n = k.back.kept.budget.Load()
+					}
+				}
+				return fmt.Appendf(b, "%d\n", n), nil
+			},
+			Store: func(d *Device, value string) error {
+				n, err := parseUnsigned("writeback_limit", value, math.MaxInt64)
+				if err != nil {
+					return err
+				}
+				return d.changeBacking(func(s *backingConfig) { s.budget = n }, func(b *backing) { b.kept.budget.Store(n) })
+			},
+		},
+		{
+			Dir: DirBlock, Name: "writeback_limit_enable", Mode: 0o644,
+			Help: "1 lets writeback write only as much as writeback_limit says; 0 sets no limit",
+			Show: truth(func(s *backingConfig) bool { return s.limited }),
+			Store: func(d *Device, value string) error {
+				n, err := parseUnsigned("writeback_limit_enable", value, math.MaxInt64)
+				if err != nil {
+					return err
+				}
+				return d.changeBacking(func(s *backingConfig) { s.limited = n != 0 }, nil)
+			},
+		},
+		{
+			Dir: DirBlock, Name: "writeback_batch_size", Mode: 0o644,
+			Help: "most blocks of 4 KiB that are written back at once, 1 to 1024",
+			Show: show(func(s *backingConfig) int64 { return int64(s.live().batch) }),
+			Store: func(d *Device, value string) error {
+				n, err := parseUnsigned("writeback_batch_size", value, math.MaxUint32)
+				if err == nil && n == 0 {
+					err = fmt.Errorf("writeback_batch_size 0: need 1 or more: %w", ErrInvalid)
+				}
+				if err != nil {
+					return err
+				}
+				return d.changeBacking(func(s *backingConfig) { s.batch = int(min(n, maxBatch)) }, nil)
+			},
+		},
+		{
+			Dir: DirBlock, Name: "compressed_writeback", Mode: 0o644,
+			Help: "1 writes compressed bytes back, packed, so that they take less of the device; before disksize only",
+			Show: truth(func(s *backingConfig) bool { return s.packed }),
+			Store: func(d *Device, value string) error {
+				on, err := parseBool("compressed_writeback", value)
+				if err != nil {
+					return err
+				}
+				return d.configure("compressed_writeback", func(s *settings) { s.backing.packed = on })
+			},
+		},
+		{
+			Dir: DirZramfs, Name: "writeback_plain", Mode: 0o644,
+			Help: "1 writes back without encryption; before disksize only",
+			Show: truth(func(s *backingConfig) bool { return s.plain }),
+			Store: func(d *Device, value string) error {
+				on, err := parseBool("writeback_plain", value)
+				if err != nil {
+					return err
+				}
+				return d.configure("writeback_plain", func(s *settings) { s.backing.plain = on })
+			},
+		},
+		{
+			Dir: DirZramfs, Name: "writeback_promote", Mode: 0o644,
+			Help: "a page that is read back twice within so many seconds comes back to RAM; 0: none does",
+			Show: show(func(s *backingConfig) int64 { return int64(s.live().promote) }),
+			Store: func(d *Device, value string) error {
+				n, err := parseUnsigned("writeback_promote", value, math.MaxUint32-1)
+				if err != nil {
+					return err
+				}
+				return d.changeBacking(func(s *backingConfig) { s.promote = n + 1 }, nil)
+			},
+		},
+		{
+			Dir: DirBlock, Name: "bd_stat", Mode: 0o444,
+			Help: "bd_count bd_reads bd_writes, in blocks of 4 KiB",
+			Show: func(d *Device, b []byte) ([]byte, error) {
+				s := d.Backing()
+				return fmt.Appendf(b, "%8d %8d %8d\n", s.Used, s.Reads, s.Writes), nil
+			},
+		},
+		{
+			Dir: DirZramfs, Name: "backing_stat", Mode: 0o444,
+			Help: "the backing device: its blocks, requests that wait for it, pages that came back to RAM, errors",
+			Show: func(d *Device, b []byte) ([]byte, error) {
+				s := d.Backing()
+				return fmt.Appendf(b, "blocks %d\nused %d\nencrypted %d\nwaiting %d\npromoted %d\nread_errors %d\nwrite_errors %d\ndamaged %d\n",
+					s.Blocks, s.Used, s.Encrypted, s.Waiting, s.Promoted, s.ReadErrors, s.WriteErrors, s.Damaged), nil
+			},
+		},
+	}
+}
+
+// BackingStat tells of the backing device. Blocks are 4 KiB.
+type BackingStat struct {
+	Blocks, Used  int64 // what there are, and hold something; Blocks 0: there is no device
+	Reads, Writes int64 // blocks, since the disk was made
+	Encrypted     int64 // 1: yes
+	Waiting       int64 // requests
+	Promoted      int64 // pages
+	ReadErrors    int64
+	WriteErrors   int64
+	Damaged       int64 // pages that were not what was written
+	Budget        int64 // blocks that may be written, if Limited
+	Limited       bool
+}
+
+// Backing takes a look at the backing device.
+func (d *Device) Backing() (s BackingStat) {
+	k := d.hold()
+	if k == nil {
+		return s
+	}
+	defer k.letGo()
+	b := k.back
+	if b == nil {
+		return s
+	}
+	s = BackingStat{
+		Blocks: int64(b.blocks.n), Used: b.blocks.used.Load(), Reads: b.kept.reads.Load(), Writes: b.kept.writes.Load(),
+		Waiting: b.away.count(), Promoted: b.kept.promoted.Load(), ReadErrors: b.kept.readErrors.Load(),
+		WriteErrors: b.kept.writeErrors.Load(), Damaged: b.kept.damaged.Load(),
+		Budget: b.kept.budget.Load(), Limited: b.settings.Load().limited,
+	}
+	if b.key != nil {
+		s.Encrypted = 1
+	}
+	return s
+}
+
+// HasBacking says whether the device has a backing device open.
+func (d *Device) HasBacking() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.backing != nil
+}
+
+// changeBacking changes a setting, and tells the disk; more does what else is
+// to be done there.
+func (d *Device) changeBacking(change func(*backingConfig), more func(*backing)) error {
+	return d.change(func(s *settings) error { change(&s.backing); return nil }, func(k *disk) {
+		if k.back == nil {
+			return
+		}
+		s := d.next.backing.live()
+		k.back.settings.Store(&s)
+		if more != nil {
+			more(k.back)
+		}
+	})
+}
+
+// storeBackingDev opens the device. An older one that was stored before is let go.
+func storeBackingDev(d *Device, value string) error {
+	path, create, err := parseBacking(trim(value))
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.gone:
+		return fmt.Errorf("%s: %w", d.Name(), ErrNoDevice)
+	case d.disk.Load() != nil:
+		return fmt.Errorf("backing_dev: %s has a size already; reset it first: %w", d.Name(), ErrBusy)
+	case d.set.cfg.Backing == nil:
+		return fmt.Errorf("backing_dev: this process opens no backing devices: %w", ErrInvalid)
+	}
+	s := d.next
+	if path == s.backing.path && create == 0 {
+		return nil
+	}
+	if s.backing.path = ""; d.backing != nil || path == "" {
+		if err := d.publish(s, false); err != nil {
+			return err
+		}
+		d.next = s
+		d.dropBacking()
+	}
+	if path == "" {
+		return nil
+	}
+	s.backing.path = path
+	b, err := d.set.cfg.Backing.OpenBacking(d.Name(), path, create)
+	if err != nil {
+		return fmt.Errorf("backing_dev: %w", err)
+	}
+	if err := d.publish(s, false); err != nil {
+		d.set.cfg.Backing.DropBacking(d.Name(), b)
+		return err
+	}
+	d.next, d.backing = s, b
+	return nil
+}
+
+// parseBacking reads "PATH", "PATH size=SIZE" or "none".
+func parseBacking(value string) (path string, create int64, err error) {
+	path = strings.TrimSpace(value)
+	if i := strings.LastIndex(path, " size="); i >= 0 {
+		if create, err = parseSize(path[i+len(" size="):]); err != nil {
+			return "", 0, fmt.Errorf("backing_dev: %w", err)
+		}
+		if create == 0 {
+			return "", 0, fmt.Errorf("backing_dev: size 0: need a size above 0, or none for a device that is there: %w", ErrInvalid)
+		}
+		path = strings.TrimSpace(path[:i])
+	}
+	switch {
+	case path == "none" && create == 0:
+		return "", 0, nil
+	case path == "":
+		return "", 0, fmt.Errorf("backing_dev: need a path, or none: %w", ErrInvalid)
+	case strings.ContainsAny(path, "\n\x00"):
+		return "", 0, fmt.Errorf("backing_dev %q: a path of one line is needed: %w", path, ErrInvalid)
+	case len(path) > maxBackingPath:
+		return "", 0, fmt.Errorf("backing_dev: a path of %d bytes, at most %d are kept; use a shorter link to it: %w", len(path),
+			maxBackingPath, ErrTooBig)
+	}
+	return path, create, nil
+}
+
+// dropBacking lets the device go, if there is one. Caller holds mu.
+func (d *Device) dropBacking() {
+	if d.backing != nil {
+		d.set.cfg.Backing.DropBacking(d.Name(), d.backing)
+		d.backing = nil
+	}
+}
+
+// adoptBacking takes over the device that the settings name. Without it the disk
+// serves what is in RAM.
+func (d *Device) adoptBacking() {
+	if d.next.backing.path == "" || d.set.cfg.Backing == nil {
+		return
+	}
+	if b, err := d.set.cfg.Backing.AdoptBacking(d.Name()); err == nil {
+		d.backing = b
+	}
+}
+
+// parseUnsigned reads a decimal number from 0 on, as the kernel does.
+func parseUnsigned(what, value string, top uint64) (int64, error) {
+	n, err := strconv.ParseUint(trim(value), 0, 64)
+	if errors.Is(err, strconv.ErrRange) || err == nil && n > top {
+		return 0, fmt.Errorf("%s %q: need a number from 0 to %d: %w", what, trim(value), top, ErrRange)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%s %q: need a number from 0 to %d: %w", what, trim(value), top, ErrInvalid)
+	}
+	return int64(n), nil
+}
+
+// parseBool reads what the kernel's kstrtobool does.
+func parseBool(what, value string) (bool, error) {
+	switch v := strings.ToLower(trim(value)); {
+	case v == "1" || strings.HasPrefix(v, "y") || strings.HasPrefix(v, "t") || v == "on":
+		return true, nil
+	case v == "0" || strings.HasPrefix(v, "n") || strings.HasPrefix(v, "f") || v == "off" || v == "of":
+		return false, nil
+	}
+	return false, fmt.Errorf("%s %q: need 1 or 0: %w", what, trim(value), ErrInvalid)
+}

@@ -1,0 +1,237 @@
+package blockdev
+
+import (
+	"fmt"
+	"math/bits"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Units of the backing device: a place of a backed word counts awayUnit bytes,
+// and I/O is in whole blocks.
+const (
+	awayUnit  = 64
+	maxBlocks = (maxPlace + 1) * awayUnit / PageSize // what a place can name: 1 TiB
+)
+
+// blocks says which blocks of the backing device are in use. It is derived: each
+// word that names bytes there counts for every block they touch, and so does,
+// for a while, who writes, reads or discards a block. A block with the count 0
+// is free. There are at most 64 objects in a block and a part of one more.
+//
+// Nothing here takes a lock. The counts are in memory of their own, of which a
+// page comes into being when it is used.
+type blocks struct {
+	mem    []byte   // immutable until close; the mapping of the two below
+	counts []uint32 // four counts in each, changed atomically
+	loose  []uint64 // a bit per block: freed, and the device not told yet
+	n      uint64   // immutable; blocks
+	from   uint64   // of the one who takes: where it looks next
+
+	used   atomic.Int64 // blocks that are not free
+	passer atomic.Int64 // counts that belong to no word
+	freed  atomic.Int64 // bits in loose
+}
+
+func newBlocks(n uint64) (*blocks, error) {
+	n = min(n, maxBlocks)
+	words := int64((n + 63) / 64)
+	mem, err := unix.Mmap(-1, 0, int(roundUp(words*(64+8), PageSize)), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, fmt.Errorf("table of %d blocks of the backing device: %w", n, err)
+	}
+	p := unsafe.Pointer(unsafe.SliceData(mem))
+	return &blocks{mem: mem, n: n,
+		counts: unsafe.Slice((*uint32)(p), words*16),
+		loose:  unsafe.Slice((*uint64)(unsafe.Add(p, words*64)), words),
+	}, nil
+}
+
+func (b *blocks) close() {
+	if err := unix.Munmap(b.mem); err != nil {
+		panic(err) // an unmap of what we mapped
+	}
+	b.counts, b.loose = nil, nil
+}
+
+func (b *blocks) count(block uint64) uint8 {
+	return uint8(atomic.LoadUint32(&b.counts[block/4]) >> (block % 4 * 8))
+}
+
+// add counts one user of a block more.
+func (b *blocks) add(block uint64) {
+	shift := block % 4 * 8
+	for {
+		was := atomic.LoadUint32(&b.counts[block/4])
+		if was>>shift&0xff == 0xff {
+			panic(fmt.Sprintf("blockdev: block %d of the backing device has more users than fit into it", block))
+		}
+		if atomic.CompareAndSwapUint32(&b.counts[block/4], was, was+1<<shift) {
+			if was>>shift&0xff == 0 {
+				b.used.Add(1)
+			}
+			return
+		}
+	}
+}
+
+// drop counts one user less. The last one leaves the block free, and loose if
+// it may hold something: a bit that comes too late, when the block is another's
+// already, costs a discard once that one has left it.
+func (b *blocks) drop(block uint64, loose bool) {
+	shift := block % 4 * 8
+	if now := atomic.AddUint32(&b.counts[block/4], ^uint32(0)<<shift); now>>shift&0xff != 0 {
+		return
+	}
+	b.used.Add(-1)
+	if !loose {
+		return
+	}
+	if bit := uint64(1) << (block % 64); atomic.OrUint64(&b.loose[block/64], bit)&bit == 0 {
+		b.freed.Add(1)
+	}
+}
+
+// claim takes a block that is free.
+func (b *blocks) claim(block uint64) bool {
+	shift := block % 4 * 8
+	for {
+		was := atomic.LoadUint32(&b.counts[block/4])
+		if was>>shift&0xff != 0 {
+			return false
+		}
+		if atomic.CompareAndSwapUint32(&b.counts[block/4], was, was+1<<shift) {
+			b.used.Add(1)
+			b.passer.Add(1)
+			return true
+		}
+	}
+}
+
+// take claims up to most free blocks in a row; none: n is 0. One caller at a
+// time.
+func (b *blocks) take(most int) (first uint64, n int) {
+	if b.used.Load() >= int64(b.n) {
+		return 0, 0
+	}
+	for range b.n {
+		block := b.from
+		if b.from++; b.from == b.n {
+			b.from = 0
+		}
+		switch {
+		case b.claim(block):
+			if b.tighten(block); n == 0 {
+				first = block
+			}
+			if n++; n == most || b.from == 0 {
+				return first, n
+			}
+		case n > 0:
+			return first, n
+		}
+	}
+	return first, n
+}
+
+// tighten forgets that a block that is the caller's was freed.
+func (b *blocks) tighten(block uint64) {
+	if bit := uint64(1) << (block % 64); atomic.AndUint64(&b.loose[block/64], ^bit)&bit != 0 {
+		b.freed.Add(-1)
+	}
+}
+
+// unclaim gives back blocks that take or claim gave.
+func (b *blocks) unclaim(first uint64, n int, loose bool) {
+	for i := range uint64(n) {
+		b.passer.Add(-1)
+		b.drop(first+i, loose)
+	}
+}
+
+// nextLoose claims the next run of loose blocks from a block on; none: n is 0.
+func (b *blocks) nextLoose(from uint64, most int) (first uint64, n int) {
+	for i := from / 64; i < uint64(len(b.loose)) && n == 0; i++ {
+		w := atomic.LoadUint64(&b.loose[i])
+		if i == from/64 {
+			w &= ^uint64(0) << (from % 64)
+		}
+		for ; w != 0 && n == 0; w &= w - 1 {
+			first = i*64 + uint64(bits.TrailingZeros64(w))
+			for n < most && first+uint64(n) < b.n && b.isLoose(first+uint64(n)) && b.claim(first+uint64(n)) {
+				b.tighten(first + uint64(n))
+				n++
+			}
+		}
+	}
+	return first, n
+}
+
+func (b *blocks) isLoose(block uint64) bool {
+	return atomic.LoadUint64(&b.loose[block/64])&(1<<(block%64)) != 0
+}
+
+// span is the blocks that a backed word's bytes touch: from first to below end.
+func (w word) span() (first, end uint64) {
+	at := w.place() * awayUnit
+	return at / PageSize, (at + uint64(w.size()) + PageSize - 1) / PageSize
+}
+
+// fits says whether a backed word names bytes of the device.
+func (b *blocks) fits(w word) bool {
+	_, end := w.span()
+	return end <= b.n
+}
+
+// name counts a word, unname takes it back; hold and letGo do the same for who
+// is only passing by.
+func (b *blocks) name(w word) {
+	for i, end := w.span(); i < end; i++ {
+		b.add(i)
+	}
+}
+
+func (b *blocks) unname(w word) {
+	for i, end := w.span(); i < end; i++ {
+		b.drop(i, true)
+	}
+}
+
+func (b *blocks) hold(w word) {
+	for i, end := w.span(); i < end; i++ {
+		b.passer.Add(1)
+		b.add(i)
+	}
+}
+
+func (b *blocks) letGo(w word) {
+	for i, end := w.span(); i < end; i++ {
+		b.passer.Add(-1)
+		b.drop(i, true)
+	}
+}
+
+// check compares the counts with the words. Nobody else changes them meanwhile.
+func (b *blocks) check(words func(yield func(w word))) error {
+	want, err := newBlocks(b.n)
+	if err != nil {
+		return err
+	}
+	defer want.close()
+	words(want.name)
+	var others int64
+	for i := range b.n {
+		got, named := b.count(i), want.count(i)
+		if got < named {
+			return fmt.Errorf("block %d of the backing device counts %d users, %d words name it: %w", i, got, named, ErrCorrupt)
+		}
+		others += int64(got - named)
+	}
+	if n := b.passer.Load(); others != n {
+		return fmt.Errorf("blocks of the backing device count %d users that no word names, there are %d: %w", others, n, ErrCorrupt)
+	}
+	return nil
+}

@@ -1,0 +1,336 @@
+package blockdev
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/zramfs/zramfs/internal/xts"
+	"github.com/zramfs/zramfs/stable"
+)
+
+// fetchers is how many reads of the backing device are under way at most.
+const fetchers = 8
+
+// away are the requests whose next page is on the backing device, oldest first.
+// They stay in here until the page has come, so that whoever shuts the gate can
+// take them out, whatever the device does.
+type away struct {
+	requests
+	busy [fetchers]uint64 // guarded by requests.mu; slot+1 that each fetcher is at
+	wake chan struct{}    // immutable
+}
+
+// next gives a fetcher a slot that somebody waits for and nobody fetches.
+func (a *away) next(me int) (slot uint64, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.busy[me] = 0
+	for r := a.first; r != nil; r = r.next {
+		slot := uint64((r.Off + r.done) / PageSize)
+		if !slices.Contains(a.busy[:], slot+1) {
+			a.busy[me] = slot + 1
+			return slot, true
+		}
+	}
+	return 0, false
+}
+
+// elsewhere is what reading a backed page gives: errAway, or an error if it can
+// not be there. Caller holds the slot's lock.
+func (d *disk) elsewhere(slot uint64, w word) error {
+	if d.back == nil || !d.back.blocks.fits(w) {
+		return fmt.Errorf("slot %d: its page is on a backing device, and there is none, or no such place: %w", slot, ErrCorrupt)
+	}
+	if _, ok := backedCRC(slot, w, d.table.elementAt(slot)); !ok {
+		return fmt.Errorf("slot %d: its page is on the backing device, and its CRC is gone: %w", slot, ErrCorrupt)
+	}
+	return errAway
+}
+
+// parkAway parks a request whose next page is on the backing device. The caller
+// does not touch it again.
+func (d *disk) parkAway(r *Request) error {
+	d.countParked(r)
+	b := d.back
+	b.away.push(r)
+	select {
+	case b.away.wake <- struct{}{}:
+	default: // as many as there are fetchers have been called
+	}
+	return errPark
+}
+
+// stepAway takes all requests that wait for the device out of the gate, which is
+// being shut. It is called as long as there is somebody inside.
+func (d *disk) stepAway() {
+	for r := d.back.away.takeOne(); r != nil; r = d.back.away.takeOne() {
+		d.stepOut(r)
+	}
+}
+
+// fetcher is a goroutine that reads from the backing device, and its scratch.
+type fetcher struct {
+	index int
+	key   *xts.Cipher
+	raw   []byte // blocks as they come
+	page  []byte // the page
+	bytes []byte // in raw: the stored bytes
+}
+
+func (f *fetcher) init(i int, key *xts.Cipher) {
+	f.index, f.raw, f.page = i, alignedBuffer(2*PageSize), make([]byte, PageSize)
+	if key != nil {
+		f.key = key.Clone()
+	}
+}
+
+func (d *disk) runFetcher(f *fetcher) {
+	for {
+		select {
+		case <-d.stop:
+			return
+		case <-d.back.away.wake:
+		}
+		for {
+			slot, ok := d.back.away.next(f.index)
+			if !ok {
+				break
+			}
+			if !d.fetch(f, slot) {
+				return
+			}
+		}
+	}
+}
+
+// fetch reads a slot's page from the backing device and carries on everybody who
+// waits for it. False: the disk is gone.
+func (d *disk) fetch(f *fetcher, slot uint64) bool {
+	w, err := d.fetchPage(f, slot)
+	if err == errClosed {
+		return false
+	}
+	if !d.back.inside.enter(0) {
+		return false
+	}
+	defer d.back.inside.leave(0)
+	promote := false
+	for r := d.back.away.takeSlot(slot); r != nil; {
+		next := r.next
+		r.next = nil
+		promote = d.deliver(f, r, slot, w, err) || promote
+		r = next
+	}
+	if w != 0 {
+		d.quiet.RLock()
+		if promote {
+			d.promote(f, slot, w)
+		}
+		d.back.blocks.letGo(w)
+		d.quiet.RUnlock()
+	}
+	return true
+}
+
+// fetchPage gives a slot's page, and its word if it is a backed one; who calls
+// lets go of its blocks then. It waits for the device.
+func (d *disk) fetchPage(f *fetcher, slot uint64) (word, error) {
+	w, element, err := d.holdBacked(slot)
+	if w == 0 || err != nil {
+		return 0, err
+	}
+	if err = d.readBacked(f, slot, w, element); err != nil && err != errClosed {
+		err = d.readBacked(f, slot, w, element) // it may have passed
+	}
+	return w, err
+}
+
+// holdBacked keeps the bytes of a slot's page on the device where they are, until
+// letGo; 0: it is not there.
+func (d *disk) holdBacked(slot uint64) (w word, element uint64, err error) {
+	b := d.back
+	if !b.inside.enter(0) {
+		return 0, 0, errClosed
+	}
+	defer b.inside.leave(0)
+	d.quiet.RLock()
+	defer d.quiet.RUnlock()
+	d.table.lock(slot)
+	defer d.table.unlock(slot)
+	w = d.table.load(slot)
+	if w.state() != backed || !w.sound(slot) || !b.blocks.fits(w) {
+		return 0, 0, nil
+	}
+	b.blocks.hold(w)
+	return w, d.table.elementAt(slot), nil
+}
+
+// readBacked reads and verifies the page that a backed word names.
+func (d *disk) readBacked(f *fetcher, slot uint64, w word, element uint64) error {
+	b := d.back
+	first, end := w.span()
+	raw := f.raw[:(end-first)*PageSize]
+	_, err := b.dev.ReadAt(raw, int64(first)*PageSize)
+	if !b.inside.enter(0) {
+		return errClosed
+	}
+	defer b.inside.leave(0)
+	if err != nil {
+		b.kept.readErrors.Add(1)
+		return fmt.Errorf("slot %d: read from the backing device: %w: %w", slot, ErrBacking, err)
+	}
+	b.kept.reads.Add(int64(end - first))
+	unseal(f.key, raw, first)
+	f.bytes = raw[w.place()*awayUnit%PageSize:][:w.size()]
+	crc, ok := backedCRC(slot, w, element)
+	if !ok || crc != d.crcOf(slot, w, f.bytes) {
+		b.kept.damaged.Add(1)
+		return fmt.Errorf("slot %d: what the backing device gave is not what was written: %w", slot, ErrCorrupt)
+	}
+	if w.size() == PageSize {
+		copy(f.page, f.bytes)
+		return nil
+	}
+	return d.decompress(f.index%len(d.lanes), slot, w, 0, f.page, f.bytes)
+}
+
+// deliver carries on a request that waited for a slot's page: w is the word that
+// named it, 0 if it was not on the device. promote says that the page is read
+// often.
+func (d *disk) deliver(f *fetcher, r *Request, slot uint64, w word, err error) (promote bool) {
+	off := int((r.Off + r.done) % PageSize)
+	n := int(min(int64(PageSize-off), r.Len-r.done))
+	switch {
+	case w == 0:
+		d.resume(r)
+	case err != nil:
+		d.table.lock(slot)
+		there := d.table.load(slot).sameBytes(w)
+		d.table.unlock(slot)
+		if !there {
+			d.resume(r)
+			return false
+		}
+		d.lanes[r.Stream].corrupt.Add(1)
+		d.answer(r, err)
+	case r.Op == OpRead:
+		d.table.lock(slot)
+		now := d.table.load(slot)
+		if now.sameBytes(w) {
+			copy(r.Data[r.done:][:n], f.page[off:])
+			r.done += int64(n)
+			promote = d.readBack(slot, now)
+		}
+		d.table.unlock(slot)
+		d.resume(r)
+	default:
+		d.patchBacked(f, r, slot, w, off, n)
+	}
+	return promote
+}
+
+// readBack notes that a backed page was read, and says whether that happens
+// often. Caller holds the slot's lock.
+func (d *disk) readBack(slot uint64, w word) (often bool) {
+	now, within := d.clock.Load(), d.back.settings.Load().promote
+	if within == 0 {
+		return false
+	}
+	often = w.has(flagReadBack) && now-d.table.atime(slot) <= within
+	if !w.has(flagReadBack) {
+		d.table.store(slot, w|flagReadBack)
+	}
+	d.table.touch(slot, now)
+	return often
+}
+
+// patchBacked writes a part of a page of which the rest came from the device.
+func (d *disk) patchBacked(f *fetcher, r *Request, slot uint64, w word, off, n int) {
+	page := bytes.Clone(f.page)
+	if r.Op == OpWrite {
+		copy(page[off:], r.Data[r.done:][:n])
+	} else {
+		clear(page[off : off+n])
+	}
+	b, err := d.build(r.Stream, slot, page)
+	if err != nil {
+		d.waitOrFail(r, err)
+		return
+	}
+	d.table.lock(slot)
+	old := d.table.load(slot)
+	there := old.sameBytes(w)
+	if there {
+		old = d.commit(r.Stream, slot, old, b)
+	}
+	d.table.unlock(slot)
+	if there {
+		d.lanes[r.Stream].writes.Add(1)
+		d.release(r.Stream, slot, old)
+		r.done += int64(n)
+	} else {
+		d.drop(r.Stream, slot, b)
+	}
+	d.resume(r)
+}
+
+// waitOrFail parks a request that found no room, unless it has waited long enough
+// before it came here, or answers it.
+func (d *disk) waitOrFail(r *Request, err error) {
+	if err != errRoom && err != errLimit {
+		d.answer(r, err)
+		return
+	}
+	now := time.Now()
+	if r.until.IsZero() {
+		r.until = now.Add(d.patience(err))
+	} else if now.After(r.until) {
+		d.answer(r, d.refuse(err))
+		return
+	}
+	d.limited(r, err == errLimit)
+	d.waiting.room.push(r)
+	d.upkeep.poke()
+}
+
+// promote stores a page that came from the device in RAM again, if there is room.
+// Caller read-holds quiet.
+func (d *disk) promote(f *fetcher, slot uint64, w word) {
+	if limit := d.account.limit.Load(); limit != 0 && d.account.used.Load() > limit-limit/8 {
+		return
+	}
+	stream := f.index % len(d.lanes)
+	var next word
+	if w.size() == PageSize {
+		v := stable.Borrow(f.page, d.stable)
+		var err error
+		next, err = d.compress(stream, slot, v)
+		v.Release()
+		if err != nil {
+			return
+		}
+	} else {
+		next = w.inner()
+		place, err := d.pool.Put(stream, uint32(slot), d.seed(slot, next), f.bytes)
+		if err != nil {
+			return
+		}
+		next |= word(place) << placeShift
+		count(&d.lanes[stream].objects, 1)
+	}
+	d.table.lock(slot)
+	old := d.table.load(slot)
+	there := old.sameBytes(w)
+	if there {
+		old = d.commit(stream, slot, old, built{w: next})
+	}
+	d.table.unlock(slot)
+	if !there {
+		d.wipe(stream, slot, next)
+		return
+	}
+	d.release(stream, slot, old)
+	d.back.kept.promoted.Add(1)
+}
