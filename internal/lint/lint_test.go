@@ -24,17 +24,18 @@ var rooms = map[string][]string{
 	"internal/invariants": {},
 	"internal/nearest":    {},
 	"internal/percpu":     {},
+	"internal/policy":     {},
 	"internal/shm":        {},
 	"internal/xts":        {},
 	"internal/backing":    {},
 	"pool":                {"internal/shm"},
 	"compress":            {"stable"},
-	"blockdev":            {"compress", "pool", "stable", "internal/shm", "internal/xts"},
+	"blockdev":            {"compress", "pool", "stable", "internal/policy", "internal/shm", "internal/xts"},
 	"internal/fuseconn":   {"internal/shm"},
 	"internal/fusefs":     {"blockdev", "internal/fuseconn", "internal/shm"},
 	"internal/host":       {},
 	"internal/keeper": {"blockdev", "compress", "stable", "internal/fusefs", "internal/fuseconn",
-		"internal/host", "internal/shm", "internal/backing"},
+		"internal/host", "internal/policy", "internal/shm", "internal/backing"},
 	"cmd/zramfs": {"blockdev", "compress", "stable", "internal/keeper", "internal/host"},
 }
 
@@ -47,6 +48,8 @@ var only = map[string][]string{
 	"github.com/minio/minlz":     {"compress"},
 	"github.com/klauspost/compress/": {"compress", "internal/testpages", "internal/swapload",
 		"test/swapper"},
+	"github.com/BurntSushi/toml": {"internal/keeper"},
+
 	"log":          {"internal/keeper", "internal/host", "cmd/zramfs", "test/"},
 	"log/slog":     {"internal/keeper", "internal/host", "cmd/zramfs", "test/"},
 	"flag":         {"cmd/zramfs", "test/", "internal/lint"},
@@ -59,7 +62,7 @@ var only = map[string][]string{
 }
 
 // stateless are the packages that keep no mutable state of their own.
-var stateless = []string{"blockdev", "compress", "pool", "stable", "internal/shm"}
+var stateless = []string{"blockdev", "compress", "pool", "stable", "internal/policy", "internal/shm"}
 
 // file is one parsed source file of the project, tests apart.
 type file struct {
