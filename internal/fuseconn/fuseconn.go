@@ -8,7 +8,8 @@
 //
 // A reader never waits for anything but the kernel's next request: it does not
 // allocate, log, or take a lock that another thread may hold across I/O. What
-// must wait is parked by the Handler and answered from another thread. The one
+// must wait is parked by the Handler and answered from another thread, and a
+// write to an attribute that takes long from a goroutine of its own. The one
 // exception: the Handler parks a request in the reader's last buffer; it was
 // told so by Request.Last.
 //

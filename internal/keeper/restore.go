@@ -120,7 +120,7 @@ func (d *imageDisk) mayRestore(info map[string]int64, o RestoreOptions, s Saved)
 	case len(users) > 0:
 		return Errorf(CodeBusy, "%s is in use: %s; end that first", d.name, strings.Join(users, "; "))
 	case size < s.Size:
-		return Errorf(CodeUsage, "%s is smaller than the disk that was saved: %d bytes, need %d; make it larger with zramfs set %s disksize %d, after a reset",
+		return Errorf(CodeUsage, "%s is smaller than the disk that was saved: %d bytes, need %d; zramfs resize %s %d makes it larger",
 			d.name, size, s.Size, filepath.Dir(filepath.Dir(d.paths[0])), s.Size)
 	case info["pages"] != 0 && !o.Overwrite:
 		return Errorf(CodeBusy, "%s holds %d pages, which would be lost: reset it, or use --overwrite", d.name, info["pages"])
