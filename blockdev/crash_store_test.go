@@ -14,12 +14,12 @@ import (
 	"github.com/zramfs/zramfs/internal/shm"
 )
 
-// image is what lies in a region, by page.
-type image map[int64][]byte
+// contents is what lies in a region, by page.
+type contents map[int64][]byte
 
-func imageOf(t *testing.T, r *shm.Region) image {
+func contentsOf(t *testing.T, r *shm.Region) contents {
 	t.Helper()
-	m := image{}
+	m := contents{}
 	if err := r.Data(func(off, n int64) bool {
 		for ; n > 0; off, n = off+PageSize, n-PageSize {
 			m[off] = bytes.Clone(r.Bytes(off, PageSize))
@@ -32,7 +32,7 @@ func imageOf(t *testing.T, r *shm.Region) image {
 }
 
 // restore makes a region what it was.
-func (m image) restore(t *testing.T, r *shm.Region) {
+func (m contents) restore(t *testing.T, r *shm.Region) {
 	t.Helper()
 	if err := r.Punch(0, r.Size()); err != nil {
 		t.Fatal(err)
@@ -76,7 +76,7 @@ func TestCrashInRecovery(t *testing.T) {
 		t.Fatal("no huge page to damage")
 	}
 	d.table.presence[0] = 0
-	before := imageOf(t, d.region)
+	before := contentsOf(t, d.region)
 	seen := map[string]int{}
 	for k := int64(1); ; k++ {
 		before.restore(t, d.region)
@@ -149,9 +149,9 @@ func TestCrashPointsAreEverywhere(t *testing.T) {
 		if err := d.fillReserve(); err != nil {
 			t.Fatal(err)
 		}
-		was, last, points := imageOf(t, d.region), "start", 0
+		was, last, points := contentsOf(t, d.region), "start", 0
 		look := func(name string) {
-			now := imageOf(t, d.region)
+			now := contentsOf(t, d.region)
 			if where := unguarded(was, now, d.layout); where != "" {
 				t.Errorf("between %s and %s: %s", last, name, where)
 			}
@@ -177,7 +177,7 @@ func TestCrashPointsAreEverywhere(t *testing.T) {
 
 // unguarded says what of the difference between two images is more than one
 // store. A page that is void reads as zeroes.
-func unguarded(was, now image, l layout) string {
+func unguarded(was, now contents, l layout) string {
 	var zero [PageSize]byte
 	var words []int64 // that differ
 	pages := map[int64]bool{}

@@ -85,6 +85,9 @@ func (d *disk) do(o operation) error {
 	case 'm':
 		d.keepUp()
 		return nil
+	case 'l':
+		d.climbUnder(o.n)
+		return nil
 	case 'w':
 		req.Op = OpWrite
 	case 'd', 'z':
