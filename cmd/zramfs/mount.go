@@ -28,6 +28,7 @@ func mountCommand() *cobra.Command {
 	c := keeper.Config{Transport: keeper.TransportAuto}
 	size := sizeFlag{bytes: keeper.DefaultSize, parse: keeper.ParseSize}
 	limit := sizeFlag{parse: keeper.ParseLimit}
+	var backingSize *sizeFlag
 	cmd := &cobra.Command{
 		Use:   "mount MOUNTPOINT",
 		Short: "start a daemon that serves a disk",
@@ -35,7 +36,7 @@ func mountCommand() *cobra.Command {
 			"can be used. MOUNTPOINT is an empty directory.",
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c.Mountpoint, c.Size, c.MemLimit = args[0], size.bytes, limit.bytes
+			c.Mountpoint, c.Size, c.MemLimit, c.Backing.Size = args[0], size.bytes, limit.bytes, backingSize.bytes
 			warnings, err := keeper.Start(c)
 			warn(cmd, warnings)
 			return err
@@ -49,6 +50,7 @@ func mountCommand() *cobra.Command {
 		strings.Join(keeper.Policies(), ", "))
 	f.IntVar(&c.WriteBehind, "write-behind", 0, "frames for pages that are acknowledged before they are compressed; 0 is off")
 	f.IntVar(&c.Streams, "streams", 0, "compression streams; 0 is one per CPU")
+	backingSize = backingFlags(cmd, &c.Backing)
 	f.IntVar(&c.Segments, "segments", 0, "files dev/zram0.0, dev/zram0.1, ... over equal parts of zram0, at most 16; 0 is none")
 	f.StringVar(&c.Transport, "transport", c.Transport, "connection to the kernel: "+strings.Join(keeper.Transports(), ", "))
 	f.BoolVar(&c.Foreground, "foreground", false, "serve in this process, until it is unmounted or gets SIGINT or SIGTERM")
@@ -64,6 +66,16 @@ func mountCommand() *cobra.Command {
 		}
 	}
 	return cmd
+}
+
+// backingFlags says where pages are written back to.
+func backingFlags(cmd *cobra.Command, c *keeper.BackingConfig) *sizeFlag {
+	size := &sizeFlag{parse: keeper.ParseSize}
+	f := cmd.Flags()
+	f.StringVar(&c.Path, "backing", "", "block device or file that pages can be written back to; what it holds is lost")
+	f.Var(size, "backing-size", "make the file of --backing, this large")
+	f.BoolVar(&c.Plain, "writeback-plain", false, "write back without encryption")
+	return size
 }
 
 func umountCommand() *cobra.Command {

@@ -19,6 +19,7 @@ func swapOnCommand() *cobra.Command {
 	var asJSON bool
 	size := sizeFlag{parse: keeper.ParseSize}
 	limit := sizeFlag{parse: keeper.ParseSize}
+	var backingSize *sizeFlag
 	cmd := &cobra.Command{
 		Use:   "swapon",
 		Short: "make a disk and swap on it",
@@ -30,7 +31,7 @@ func swapOnCommand() *cobra.Command {
 			"wait, and after a second the daemon asks the kernel to kill a process (sysrq f).",
 		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c.Size, c.MemLimit = size.bytes, limit.bytes
+			c.Size, c.MemLimit, c.Backing.Size = size.bytes, limit.bytes, backingSize.bytes
 			devices, warnings, err := keeper.SwapOn(c)
 			if err != nil {
 				return err
@@ -51,6 +52,7 @@ func swapOnCommand() *cobra.Command {
 	f.StringVar(&c.Algorithm, "algorithm", "lz4", algorithmHelp)
 	f.Var(&limit, "mem-limit", "most memory that compressed pages may take (default: 7/8 of what programs can have, "+
 		"half of it on machines with more than a GiB)")
+	backingSize = backingFlags(cmd, &c.Backing)
 	f.StringVar(&c.Name, "name", defaultName, "name of the mount under "+keeper.RunDir)
 	f.BoolVar(&c.Force, "force", false, "go on although something is missing that keeps the machine safe")
 	f.StringSliceVar(&c.Without, "without", nil, "guards to leave out, to see what they are worth; zramfs doctor names them")

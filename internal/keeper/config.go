@@ -57,6 +57,8 @@ type Config struct {
 	AllowOther  bool   `json:"allow_other,omitempty"`
 	Foreground  bool   `json:"foreground,omitempty"`
 	Segments    int    `json:"segments,omitempty"` // files that cut zram0, 0: none
+	// Backing is what zram0 writes pages back to.
+	Backing BackingConfig `json:"backing"`
 	// Patience is how long a write waits for room before it gets ENOSPC; 0: a moment.
 	Patience  time.Duration `json:"patience,omitempty"`
 	NoStandby bool          `json:"no_standby,omitempty"`
@@ -91,6 +93,9 @@ func (c *Config) Check() error {
 	}
 	if int64(c.Segments)*pageSize > c.Size {
 		return Errorf(CodeUsage, "%d segments of a disk of %d bytes: expected a page or more for each", c.Segments, c.Size)
+	}
+	if err := c.Backing.check(); err != nil {
+		return err
 	}
 	if err := c.checkTransport(); err != nil {
 		return err

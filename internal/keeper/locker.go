@@ -104,6 +104,9 @@ func (k *keeper) lockHeld() error {
 		return err
 	}
 	for name, f := range k.held.regions {
+		if isBacking(name) {
+			continue
+		}
 		if _, err := k.locker.pin(name, f); err != nil {
 			return err
 		}

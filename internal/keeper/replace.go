@@ -123,7 +123,7 @@ func (k *keeper) sent(p *process, err error) {
 func (k *keeper) hold(p *process, name string, f *os.File) {
 	k.held.put(name, f)
 	k.locker.forget(name)
-	if !k.source.NoSwap() && k.header.region != nil {
+	if !k.source.NoSwap() && k.header.region != nil && !isBacking(name) {
 		if _, err := k.locker.pin(name, f); err != nil {
 			k.say("%v: it may be swapped out", err)
 		}

@@ -132,6 +132,7 @@ func (w *worker) serve(s *service) error {
 		}
 		w.header.crash().recovered(found)
 		w.facts.found = found
+		w.dropUnused(s.set)
 	} else if err := w.firstDisk(s.set); err != nil {
 		return err
 	}
@@ -152,6 +153,7 @@ func (w *worker) serve(s *service) error {
 		if err := s.cpu.Resend(); err != nil && !w.held.over() {
 			return err
 		}
+		w.header.crash().pageFaults.Store(host.PageFaults() - w.faults)
 	}
 	ready := message{Kind: msgReady, Notes: w.notes, Resend: w.resends(s.conn)}
 	if err := w.tell(ready); err != nil && w.buffers == nil {
@@ -193,6 +195,7 @@ func (w *worker) deviceConfig() (blockdev.Config, error) {
 	w.facts.streams = streams
 	config := blockdev.Config{
 		Source:      w,
+		Backing:     w,
 		Streams:     streams,
 		WriteBehind: c.WriteBehind,
 		MemLimit:    c.MemLimit,
@@ -233,6 +236,9 @@ func (w *worker) deviceConfig() (blockdev.Config, error) {
 func (w *worker) firstDisk(set *blockdev.Set) error {
 	id, err := set.HotAdd()
 	if err == nil {
+		err = w.task.Config.Backing.store(set, id)
+	}
+	if err == nil {
 		err = storeAttribute(set, id, "disksize", strconv.FormatInt(w.task.Config.Size, 10))
 	}
 	if err != nil {
@@ -243,15 +249,18 @@ func (w *worker) firstDisk(set *blockdev.Set) error {
 
 // usageError gives the exit code to what the device found wrong.
 func usageError(what string, err error) error {
-	if errors.Is(err, blockdev.ErrInvalid) || errors.Is(err, compress.ErrUnknown) {
+	switch {
+	case errors.Is(err, blockdev.ErrInvalid), errors.Is(err, blockdev.ErrNotBlock), errors.Is(err, compress.ErrUnknown):
 		return &Error{CodeUsage, what, err}
+	case errors.Is(err, blockdev.ErrBusy):
+		return &Error{CodeBusy, what, err}
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }
 
 func storeAttribute(set *blockdev.Set, id int, name, value string) error {
 	for _, a := range set.Attributes() {
-		if a.Dir == blockdev.DirBlock && a.Name == name && a.Store != nil {
+		if a.Name == name && a.Store != nil {
 			return a.Store(set.Device(id), value)
 		}
 	}

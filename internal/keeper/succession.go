@@ -368,6 +368,9 @@ func (w *worker) startKeeper() (*control, error) {
 	for name, r := range w.regions {
 		e.Regions[name] = give(r.File())
 	}
+	for name, f := range w.backings {
+		e.Regions[name] = give(f)
+	}
 	b := boot{
 		Config: w.task.Config, Armed: true, Notes: w.task.Notes, InCgroup: w.task.InCgroup, Locked: w.task.Locked,
 		Flusher: w.task.Flusher, OOMScore: w.task.OOMScore, Estate: &e,

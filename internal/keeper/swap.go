@@ -24,6 +24,7 @@ type SwapConfig struct {
 	Algorithm string
 	MemLimit  int64 // bytes that the store may take; 0: from the machine's memory
 	Priority  int
+	Backing   BackingConfig
 	Force     bool     // go on although a guard is missing
 	Without   []string // guards to leave out, to see what they are worth
 }
@@ -48,6 +49,9 @@ func (c *SwapConfig) check() error {
 	}
 	if c.Priority < 0 || c.Priority > host.MaxSwapPriority {
 		return Errorf(CodeUsage, "priority %d: expected 0 to %d", c.Priority, host.MaxSwapPriority)
+	}
+	if err := c.Backing.check(); err != nil {
+		return err
 	}
 	return checkWithout(c.Without)
 }
@@ -196,6 +200,7 @@ func (c *SwapConfig) ensureMount(point string, steps *undo) ([]string, error) {
 		Segments:   segmentsFor(c.Size),
 		Patience:   swapPatience,
 		Without:    c.Without,
+		Backing:    c.Backing,
 	})
 	if err != nil {
 		return nil, err

@@ -23,6 +23,7 @@ type worker struct {
 	buffers *shm.Region  // immutable after openWorker; nil if this process mounts
 	order   order        // immutable once it serves
 	locked  bool         // immutable after openWorker
+	faults  int64        // when the order came; immutable once it serves
 	notes   []string     // of the goroutine that runs serve
 	unmount func() error // of gofuse; nil: the keeper unmounts. Immutable once it serves
 
@@ -30,13 +31,14 @@ type worker struct {
 	facts    facts
 	asking   asking // the keeper for populated memory
 
-	mu      sync.Mutex
-	control *control               // guarded by mu once it serves: another keeper has another
-	held    held                   // guarded by mu; its regions are those below
-	regions map[string]*shm.Region // guarded by mu; of devices, by name
-	ended   bool                   // guarded by mu; the mount is gone, and no keeper is needed
-	keeper  time.Time              // when the last keeper was started; of the goroutine that watches it, as is the next
-	keepers int                    // in a row that died at once
+	mu       sync.Mutex
+	control  *control               // guarded by mu once it serves: another keeper has another
+	held     held                   // guarded by mu; its regions are those below
+	regions  map[string]*shm.Region // guarded by mu; of devices, by name
+	backings map[string]*os.File    // guarded by mu; of devices, by name
+	ended    bool                   // guarded by mu; the mount is gone, and no keeper is needed
+	keeper   time.Time              // when the last keeper was started; of the goroutine that watches it, as is the next
+	keepers  int                    // in a row that died at once
 }
 
 // RunWorker is the hidden command: the worker's process.
@@ -64,6 +66,7 @@ func RunWorker() error {
 	if err != nil {
 		return errors.Join(err, w.fail(err))
 	}
+	w.faults = host.PageFaults()
 	nameProcess(nameWorker)
 	go w.watchKeeper()
 	if err := w.serve(service); err != nil {
@@ -127,6 +130,12 @@ func (w *worker) stand() (*service, error) {
 			return service, nil
 		case m.Kind == msgStop:
 			os.Exit(int(CodeOK))
+		case m.Kind == msgRegion && len(files) == 1 && isBacking(m.Name):
+			w.putBacking(m.Name, files[0])
+			awaited--
+			continue
+		case m.Kind == msgDrop && isBacking(m.Name):
+			w.forgetBacking(m.Name)
 		case m.Kind == msgRegion && len(files) == 1:
 			mapper.drop(w.regions[m.Name])
 			if err := w.adopt(m.Name, files[0]); err != nil {
