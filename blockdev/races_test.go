@@ -7,7 +7,6 @@ import (
 	"hash/crc32"
 	"math/rand/v2"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -62,6 +61,7 @@ func TestRaces(t *testing.T) {
 		t.Run(fmt.Sprintf("write-behind=%d", frames), func(t *testing.T) {
 			cfg := testConfig(t)
 			cfg.WriteBehind = frames
+			cfg.Backing = backings{"dev": newMemBacking(raceSlots / 2)}
 			r := &races{t: t, g: newGenerations(t, 0, cfg), slots: make([]raceSlot, raceSlots)}
 			r.setUp()
 			r.run(period / 2)
@@ -74,21 +74,10 @@ func TestRaces(t *testing.T) {
 // setUp makes the disk, with all that one can be given beforehand.
 func (r *races) setUp() {
 	r.t.Helper()
-	for _, s := range [][2]string{{"recomp_algorithm", "algo=zstd priority=1"}, {"recomp_algorithm", "algo=minlz priority=2"}} {
-		if !attributeExists(s[0]) {
-			continue
-		}
-		if err := r.store(s[0], s[1]); err != nil {
-			r.t.Fatal(err)
-		}
-	}
+	set(r.t, r.g.d, "recomp_algorithm=algo=zstd priority=1", "recomp_algorithm=algo=minlz priority=2", "backing_dev=dev")
 	if err := r.g.d.SetSize(raceSlots * PageSize); err != nil {
 		r.t.Fatal(err)
 	}
-}
-
-func attributeExists(name string) bool {
-	return slices.ContainsFunc(Attributes(), func(a Attribute) bool { return a.Name == name })
 }
 
 // store stores to an attribute of the worker that serves now.
@@ -96,23 +85,24 @@ func (r *races) store(name, value string) error { return store(r.g.d, name, valu
 
 // chores are what is done beside the I/O: a random value of each is stored.
 var chores = map[string][]string{
-	"compact":         {"1"},
-	"mem_limit":       {"0", "0", "1M", "512K", "300K", "100K"},
-	"stable":          {"snapshot", "wait"},
-	"stable_stat":     {"0", "1", "7"},
-	"idle":            {"all", "0", "1"},
-	"recompress":      {"type=idle", "type=huge", "type=huge_idle", "type=idle threshold=1000", "max_pages=20 priority=2", "algo=minlz"},
-	"check":           {"1", "strict"},
-	"scrub":           {"0", "1", "1000"},
-	"limit_policy":    {"compact,recompress,wait=1ms", "wait=0", "recompress,wait=5ms", ""},
-	"comp_algorithm":  {"lz4", "zstd", "minlz"},
-	"resize":          {"2M", "3M", "5M"},
-	"writeback":       {"type=idle", "type=huge", "type=incompressible", "page_indexes=0-99"},
-	"writeback_limit": {"0", "1000000"},
+	"compact":              {"1"},
+	"mem_limit":            {"0", "0", "1M", "512K", "300K", "100K"},
+	"stable":               {"snapshot", "wait"},
+	"stable_stat":          {"0", "1", "7"},
+	"idle":                 {"all", "0", "1"},
+	"recompress":           {"type=idle", "type=huge", "type=huge_idle", "type=idle threshold=1000", "max_pages=20 priority=2", "algo=minlz"},
+	"check":                {"1", "strict"},
+	"scrub":                {"0", "1", "1000"},
+	"limit_policy":         {"compact,recompress,wait=1ms", "wait=0", "recompress,wait=5ms", ""},
+	"comp_algorithm":       {"lz4", "zstd", "minlz"},
+	"resize":               {"2M", "3M", "5M"},
+	"writeback":            {"type=idle", "type=huge", "type=incompressible", "page_indexes=0-99"},
+	"writeback_batch_size": {"1", "32"},
+	"writeback_promote":    {"0", "1", "3"},
 }
 
 // views are what is looked at meanwhile.
-var views = []string{"mm_stat", "io_stat", "block_state", "classes", "memory_stat", "integrity_stat", "stream_stat"}
+var views = []string{"mm_stat", "io_stat", "bd_stat", "classes", "memory_stat", "integrity_stat", "stream_stat", "backing_stat", "limit_stat"}
 
 // run does everything at once for a while.
 func (r *races) run(period time.Duration) {
@@ -135,7 +125,7 @@ func (r *races) run(period time.Duration) {
 				r.g.mu.RUnlock()
 				// Refused is refused: another pass runs, a page is in use, a limit is reached.
 				if err != nil && !errors.Is(err, ErrAgain) && !errors.Is(err, ErrBusy) && !errors.Is(err, ErrInvalid) &&
-					!errors.Is(err, ErrNoSpace) && !errors.Is(err, ErrNoDevice) {
+					!errors.Is(err, ErrNoSpace) && !errors.Is(err, ErrRange) {
 					r.t.Errorf("%s = %s: %v", a.Name, value, err)
 				}
 				if err == nil {
@@ -148,9 +138,7 @@ func (r *races) run(period time.Duration) {
 	all.Go(func() {
 		for i := 0; !r.stop.Load(); i++ {
 			r.g.mu.RLock()
-			if name := views[i%len(views)]; attributeExists(name) {
-				_ = show(r.t, r.g.d, name)
-			}
+			_ = show(r.t, r.g.d, views[i%len(views)])
 			r.g.mu.RUnlock()
 			time.Sleep(time.Millisecond)
 		}
