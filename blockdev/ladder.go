@@ -20,6 +20,8 @@ const (
 	ladderRest     = 50 * time.Millisecond
 	ladderRestMost = 2 * time.Second
 	ladderIdleMost = time.Minute
+	// ladderAway is how long it waits for a piece of writeback.
+	ladderAway = 500 * time.Millisecond
 	// ladderHeld is how many pages one write may need, and how many waiting
 	// writes are thought of.
 	ladderHeld, ladderHeldWrites = chainPages, 16
@@ -32,6 +34,7 @@ type ladder struct {
 	wake   chan struct{} // immutable; capacity 1
 	policy atomic.Pointer[limitPolicy]
 	stat   *limitStat  // immutable; shared memory
+	away   atomic.Bool // writeback runs for the ladder
 	asked  atomic.Bool // a write found no room since the last climb ended
 	anew   atomic.Bool // what was tried in vain may be tried again: limit or policy is another
 
@@ -217,22 +220,56 @@ var coldAges = [...]uint32{600, 60, 5}
 func (d *disk) recompressSome(ctx context.Context, want int64) (freed int64, ready bool) {
 	defer d.lendHeld()()
 	for _, age := range coldAges {
-		o := recompressOptions{selector: selector{before: d.before(age)}, maxPages: 4 * ladderPiece}
-		r, err := d.recompressPass(ctx, o)
-		if err != nil {
-			return freed, ready
-		}
-		ready = true
-		if freed += (r.saved + PageSize - 1) / PageSize; freed >= want {
+		r, err := d.recompressPass(ctx, recompressOptions{selector: selector{before: d.before(age)}, maxPages: 4 * ladderPiece})
+		ready = ready || err == nil || r.attempts > 0
+		if freed += (r.saved + PageSize - 1) / PageSize; err != nil || freed >= want {
 			break
 		}
 	}
 	return freed, ready
 }
 
-// writebackSome is the same with a backing device.
+// writebackSome has cold pages written to the backing device, first those that do
+// not compress; ready: there is one, and no other pass runs. It waits only so
+// long: a device that stalls must not keep the other rungs from being climbed.
 func (d *disk) writebackSome(ctx context.Context, want int64) (freed int64, ready bool) {
-	return 0, false
+	l := &d.ladder
+	if d.back == nil || l.away.Swap(true) {
+		return 0, false
+	}
+	type result struct {
+		freed int64
+		ready bool
+	}
+	done := make(chan result, 1)
+	d.wg.Go(func() {
+		freed, ready := d.writeAway(ctx, want)
+		l.away.Store(false)
+		done <- result{freed, ready}
+	})
+	wait := time.NewTimer(ladderAway)
+	defer wait.Stop()
+	select {
+	case r := <-done:
+		return r.freed, r.ready
+	case <-wait.C:
+	case <-d.stop:
+	}
+	return 0, true // what it frees yet is seen when somebody asks again
+}
+
+func (d *disk) writeAway(ctx context.Context, want int64) (freed int64, ready bool) {
+	defer d.lendHeld()()
+	for _, age := range coldAges {
+		cold := d.before(age)
+		r, err := d.writebackPass(ctx, writebackOptions{
+			selectors: []selector{{huge: true, before: cold}, {before: cold}}, maxPages: 4 * ladderPiece})
+		ready = ready || err == nil || r.pages > 0
+		if freed += (r.freed + PageSize - 1) / PageSize; err != nil || freed >= want {
+			break
+		}
+	}
+	return freed, ready
 }
 
 // before is the time on the disk's clock that was so many seconds ago, never 0.

@@ -60,7 +60,7 @@ func TestCrashInResize(t *testing.T) {
 	for k := int64(1); ; k++ {
 		src := newSource(t)
 		o := crashOptions(t, small*PageSize, 0)
-		o.streams, o.reach = 2, large * PageSize
+		o.streams, o.reach = 2, large*PageSize
 		d, pages := filledDisk(t, src, o, 8)
 		sizes := []uint64{small, large, 1100, 2048, small}
 		was, next := uint64(small), uint64(small)

@@ -1,0 +1,66 @@
+package blockdev
+
+import (
+	"fmt"
+	"sync/atomic"
+	"testing"
+)
+
+// chill makes every page of a disk cold.
+func chill(d *Device) {
+	t := d.disk.Load().table
+	for slot := range t.slots() {
+		atomic.StoreUint32(&t.atimes[slot], 0)
+	}
+}
+
+// Writeback is a rung where there is a backing device: a limit far below what is
+// stored is reached, and every page can still be read.
+func TestWritebackIsARung(t *testing.T) {
+	d, _ := backedDevice(t, 512, 2048, "limit_policy=compact,recompress,writeback,wait=1m")
+	pages := fillPages(t, d, 400)
+	chill(d)
+	limit := used(d) / 2
+	set(t, d, fmt.Sprintf("mem_limit=%d", limit*PageSize))
+	eventually(t, "a lower limit", func() bool { return used(d) <= limit })
+	eventually(t, "a count of it", func() bool {
+		tried, freed, _ := limitRow(t, d, "writeback")
+		return tried > 0 && freed > 0
+	})
+	if states(d, backed) == 0 {
+		t.Error("no page is on the device")
+	}
+	for i := range uint64(100) {
+		write(t, d, incompressible(), int64(400+i)*PageSize)
+		if i%10 == 0 {
+			chill(d)
+		}
+	}
+	wantPages(t, d, pages)
+}
+
+// A backing device that stalls keeps no other rung from being climbed.
+func TestStalledDeviceIsNoLadder(t *testing.T) {
+	const slots = 4096
+	d, m := backedDevice(t, slots, 8192, "limit_policy=writeback,compact,wait=1m")
+	left := fragmented(t, d, slots)
+	chill(d)
+	stall := make(chan struct{})
+	m.set(func() { m.stall = stall })
+	set(t, d, fmt.Sprintf("mem_limit=%d", used(d)*PageSize))
+	for n := range uint64(used(d) / 4) {
+		slot := n/4*5 + n%4 + 1
+		left[slot] = incompressible()
+		write(t, d, left[slot], int64(slot)*PageSize)
+	}
+	eventually(t, "a stall", func() bool { return m.stalled.Load() > 0 })
+	if _, freed, _ := limitRow(t, d, "compact"); freed == 0 {
+		t.Error("compact has freed nothing")
+	}
+	m.set(func() { m.stall = nil })
+	close(stall)
+	eventually(t, "the end of the stall", func() bool { return m.stalled.Load() == 0 })
+	for slot, page := range left {
+		wantPage(t, d, slot, page)
+	}
+}
