@@ -112,7 +112,8 @@ func (rd *reader) serveOne(n int) {
 		rd.count.survived.Add(1)
 		return
 	}
-	if h.Unique&resent != 0 && rd.again(r, h.Unique) {
+	// What interrupts a request that came again has its mark.
+	if h.Unique&resent != 0 && h.Opcode != opInterrupt && rd.again(r, h.Unique) {
 		return
 	}
 	switch h.Opcode {
