@@ -87,7 +87,7 @@ func (a *Attribute) Do(ctx context.Context, d *Device, value string) error {
 func Attributes() []Attribute {
 	var rows []Attribute
 	for _, family := range [][]Attribute{
-		lifeAttributes(), codecAttributes(), recompressAttributes(), memoryAttributes(), limitAttributes(), statAttributes(), zramfsAttributes(), integrityAttributes(), imageAttributes(), resizeAttributes(), backingAttributes(), debugAttributes(),
+		lifeAttributes(), codecAttributes(), recompressAttributes(), memoryAttributes(), limitAttributes(), statAttributes(), zramfsAttributes(), integrityAttributes(), imageAttributes(), resizeAttributes(), backingAttributes(), policyAttributes(), debugAttributes(),
 	} {
 		rows = append(rows, family...)
 	}

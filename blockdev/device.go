@@ -145,6 +145,8 @@ func (d *Device) options() options {
 		roomWait:    c.RoomWait,
 		thread:      c.UpkeepThread,
 		ladder:      d.next.ladder,
+		rules:       d.next.rules,
+		machine:     c.Machine,
 		scrub:       d.next.scrub,
 		faults:      c.faults,
 

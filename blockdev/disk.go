@@ -10,6 +10,7 @@ import (
 
 	"github.com/zramfs/zramfs/compress"
 	"github.com/zramfs/zramfs/internal/invariants"
+	"github.com/zramfs/zramfs/internal/policy"
 	"github.com/zramfs/zramfs/internal/shm"
 	"github.com/zramfs/zramfs/pool"
 	"github.com/zramfs/zramfs/stable"
@@ -51,13 +52,14 @@ type disk struct {
 	thread   func()        // immutable; Config.UpkeepThread
 	roomWait time.Duration // immutable; how long a write waits for memory
 
-	ladder  ladder
-	upkeep  upkeep
-	waiting waiting
-	sweeper sweeper
-	pp      postprocess
-	blocks  blockReaders
-	back    *backing // nil: there is no backing device; immutable
+	ladder   ladder
+	governor governor
+	upkeep   upkeep
+	waiting  waiting
+	sweeper  sweeper
+	pp       postprocess
+	blocks   blockReaders
+	back     *backing // nil: there is no backing device; immutable
 
 	// Set while the disk is adopted: objects that no word named, pages whose
 	// word or object was wrong.
@@ -112,6 +114,8 @@ type options struct {
 	thread      func()
 	roomWait    time.Duration
 	ladder      limitPolicy
+	rules       policy.Rules
+	machine     func() policy.Machine
 	scrub       int64   // MiB a second
 	faults      *faults // nil but in tests
 
@@ -209,6 +213,7 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 	d.upkeep.wake = make(chan struct{}, 1)
 	d.sweeper.wake = make(chan struct{}, 1)
 	d.openLadder(o.ladder)
+	d.openGovernor(o.rules, o.machine)
 	if l.frames > 0 {
 		heads := view[uint64](r, l.heads.off, l.frames)
 		d.frames = stable.NewFrames(r.Bytes(l.staging.off, l.staging.n), heads, o.streams, d.stable)
@@ -246,6 +251,7 @@ func (d *disk) start() error {
 	d.startBacking()
 	d.wg.Go(d.runScrub)
 	d.wg.Go(d.runLadder)
+	d.wg.Go(d.runPolicy)
 	if d.verify.total.Load() != 0 {
 		d.wg.Go(d.runVerify)
 	}

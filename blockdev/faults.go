@@ -1,12 +1,17 @@
 package blockdev
 
-import "github.com/zramfs/zramfs/pool"
+import (
+	"sync/atomic"
+
+	"github.com/zramfs/zramfs/pool"
+)
 
 // faults lets a test make an operation fail that otherwise hardly ever does.
 type faults struct {
 	wrap     func(pool.Memory) pool.Memory // around the pool's memory
 	compress func() error                  // before each compression
 	put      func() error                  // before each allocation
+	later    atomic.Int64                  // seconds that the policy's clock is ahead
 }
 
 // memory wraps the pool's memory.
@@ -29,4 +34,11 @@ func (f *faults) beforePut() error {
 		return nil
 	}
 	return f.put()
+}
+
+func (f *faults) ahead() int64 {
+	if f == nil {
+		return 0
+	}
+	return f.later.Load()
 }

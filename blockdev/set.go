@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/zramfs/zramfs/compress"
+	"github.com/zramfs/zramfs/internal/policy"
 	"github.com/zramfs/zramfs/stable"
 )
 
@@ -25,6 +26,7 @@ type Config struct {
 	Policy      stable.Policy
 	WriteBehind int   // frames; 0: off
 	MemLimit    int64 // bytes; 0: none
+	Rules       policy.Rules
 
 	// Reach is how many bytes a disk can grow to at least; eight times its first
 	// size is always possible. It costs addresses, no memory. Negative: disks
@@ -46,6 +48,10 @@ type Config struct {
 	// less: it does not wait for that.
 	RoomWait, LimitWait time.Duration
 
+	// Machine tells the policies how the machine is, once in a second for each
+	// disk; nil: nobody knows.
+	Machine func() policy.Machine
+
 	// UpkeepThread is called on the thread that commits memory, which does
 	// nothing else, when it starts; nil: it is a thread like others.
 	UpkeepThread func()
@@ -66,7 +72,7 @@ type Config struct {
 // Settings gives the defaults.
 func (c *Config) Settings() settings {
 	return settings{params: c.Algorithm, recomp: c.Recompress, policy: c.Policy, writeBehind: c.WriteBehind, limit: roundLimit(c.MemLimit),
-		ladder: defaultLimitPolicy(c.LimitWait)}
+		ladder: defaultLimitPolicy(c.LimitWait), rules: c.Rules}
 }
 
 // Set is the zram-control class: the devices of one mount, by number.
@@ -99,6 +105,11 @@ func NewSet(cfg Config) (*Set, error) {
 	if cfg.RoomWait == 0 {
 		cfg.RoomWait = DefaultRoomWait
 	}
+	s := cfg.Settings()
+	if _, err := s.govern(cfg.Rules); err != nil {
+		return nil, err
+	}
+	cfg.Recompress = s.recomp // with what the policy brings
 	if cfg.Ledger == nil {
 		cfg.Ledger = make([]byte, LedgerBytes)
 	}

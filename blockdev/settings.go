@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/zramfs/zramfs/compress"
+	"github.com/zramfs/zramfs/internal/policy"
 	"github.com/zramfs/zramfs/stable"
 )
 
@@ -23,6 +24,7 @@ type settings struct {
 	limit       int64 // bytes
 	backing     backingConfig
 	ladder      limitPolicy
+	rules       policy.Rules
 }
 
 // algorithm gives the parameters of a priority.
@@ -46,7 +48,7 @@ type setting struct {
 
 // settingRows is the table. A family registers its rows here.
 func settingRows() []setting {
-	return slices.Concat(backingSettings(), codecSettings(), diskSettings(), limitSettings(), integritySettings())
+	return slices.Concat(backingSettings(), codecSettings(), diskSettings(), limitSettings(), integritySettings(), policySettings())
 }
 
 func codecSettings() []setting {

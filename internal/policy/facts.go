@@ -117,6 +117,7 @@ type Outcome struct {
 	Tried  int64 // pages
 	Done   int64 // pages that were marked, got smaller, were written, or returned
 	Bytes  int64 // of memory that this freed
+	Blocks int64 // pages written to the backing device
 	Again  bool  // somebody else was at it; nothing was tried
 	Failed error // nil: all went well
 }

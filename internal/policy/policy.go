@@ -18,12 +18,14 @@ const (
 	retryAfter  = 60 // after a failure; doubled with each in a row
 	mostRetry   = 3600
 
-	compactRest  = 30   // between two compactions; doubled with each that frees little
-	compactMost  = 3600 // at most
-	looseShare   = 16   // one part of memory used without being filled is loose
-	looseLeast   = 256  // pages
-	littleFreed  = 64   // one part of the pages used
-	mostDecision = 1 << 15
+	markRest     = 60      // between two markings
+	compactRest  = 30      // between two compactions; doubled with each that frees little
+	compactMost  = 3600    // at most
+	looseShare   = 16      // one part of memory used without being filled is loose
+	looseLeast   = 256     // pages
+	littleFreed  = 64      // one part of the pages used
+	mostDecision = 1 << 15 // pages
+	mostMarks    = 1 << 18
 )
 
 // Engine is the policy of one disk.
@@ -148,7 +150,10 @@ func (e *Engine) Step(now int64, f Facts) []Decision {
 			e.hold(now, a, why)
 			continue
 		}
-		if a != Mark && a != Compact {
+		switch a {
+		case Mark:
+			most = min(most, mostMarks)
+		case Recompress, Incompressible, Writeback:
 			most = min(most, quota, mostDecision)
 		}
 		d := Decision{Action: a, Why: why, Age: e.ages[a], Max: most}
@@ -186,6 +191,10 @@ func (e *Engine) wanted(now int64, a Action) int64 {
 		}
 	case Incompressible, Writeback:
 		if !e.facts.Backing {
+			return 0
+		}
+	case Mark:
+		if now < e.retry[a] {
 			return 0
 		}
 	case Compact:
@@ -246,7 +255,7 @@ func (e *Engine) hold(now int64, a Action, why Why) {
 func (e *Engine) Done(now int64, d Decision, o Outcome) {
 	a := d.Action
 	if a.writes() {
-		e.state.charge(now, o.Done-d.Max)
+		e.state.charge(now, o.Blocks-d.Max)
 	}
 	if o.Again {
 		return
@@ -265,7 +274,10 @@ func (e *Engine) Done(now int64, d Decision, o Outcome) {
 	if o.Tried < d.Max || a == Mark {
 		e.todo[a] = 0 // all there is until the next look
 	}
-	if a == Compact {
+	switch a {
+	case Mark:
+		e.retry[a] = now + markRest
+	case Compact:
 		e.rested(now, o)
 	}
 	if o.Failed != nil {

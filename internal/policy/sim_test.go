@@ -151,6 +151,7 @@ func (w *world) do(d Decision) (o Outcome) {
 		case Incompressible, Writeback:
 			p.backed = true
 			w.written++
+			o.Blocks++
 			o.Bytes += 1500
 		}
 	}

@@ -1,0 +1,241 @@
+package blockdev
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/zramfs/zramfs/internal/policy"
+)
+
+// policyDevice makes a device whose policy's clock is an hour ahead, on a
+// machine that has time.
+func policyDevice(t *testing.T, size int64, machine policy.Machine) *Device {
+	cfg := testConfig(t)
+	cfg.faults = &faults{}
+	cfg.faults.later.Store(3600)
+	cfg.Machine = func() policy.Machine { return machine }
+	return newDevice(t, size, cfg)
+}
+
+func attribute(t *testing.T, d *Device, name string) string {
+	t.Helper()
+	for _, a := range Attributes() {
+		if a.Name == name {
+			b, err := a.Show(d, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(b)
+		}
+	}
+	t.Fatalf("no attribute %s", name)
+	return ""
+}
+
+func storePolicy(d *Device, value string) error {
+	for _, a := range policyAttributes() {
+		if a.Name == "policy" {
+			return a.Store(d, value+"\n")
+		}
+	}
+	panic("no attribute policy")
+}
+
+// policyFigure finds a number of policy_stat.
+func policyFigure(t *testing.T, d *Device, name string) (n int64) {
+	t.Helper()
+	for line := range strings.Lines(attribute(t, d, "policy_stat")) {
+		if _, err := fmt.Sscanf(line, name+" %d\n", &n); err == nil {
+			return n
+		}
+	}
+	t.Fatalf("policy_stat has no %s", name)
+	return 0
+}
+
+// until waits for something that a goroutine does.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// Policy memory makes what a corpus takes smaller by recompression, while reads
+// and writes go on and find what was written.
+func TestPolicyMemory(t *testing.T) {
+	const pages = 4096
+	d := policyDevice(t, 2*pages*PageSize, policy.Machine{})
+	want := make([][]byte, pages)
+	for i := range want {
+		want[i] = stamped(t, uint64(i))
+		write(t, d, want[i], int64(i)*PageSize)
+	}
+	before := d.memory()
+	if err := storePolicy(d, "memory"); err != nil {
+		t.Fatal(err)
+	}
+	if text := attribute(t, d, "recomp_algorithm"); !strings.Contains(text, "[zstd]") {
+		t.Fatalf("recomp_algorithm is %q", text)
+	}
+	// Others write beyond the corpus, and into its last pages.
+	stop := make(chan struct{})
+	var others sync.WaitGroup
+	for g := range 2 {
+		others.Go(func() {
+			r := rand.New(rand.NewPCG(1, uint64(g)))
+			last := map[int][]byte{}
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				i := r.IntN(pages - 256)
+				if got := read(t, d, PageSize, int64(i)*PageSize); !bytes.Equal(got, want[i]) {
+					t.Errorf("page %d is another", i)
+					return
+				}
+				i = pages - 256 + 2*r.IntN(200) + g
+				if p, ok := last[i]; ok && !bytes.Equal(read(t, d, PageSize, int64(i)*PageSize), p) {
+					t.Errorf("page %d, that was written meanwhile, is another", i)
+					return
+				}
+				last[i] = want[r.IntN(pages)]
+				write(t, d, last[i], int64(i)*PageSize)
+			}
+		})
+	}
+	until(t, "the corpus to be recompressed", func() bool {
+		return policyFigure(t, d, "recompress_pages") > pages/2 && policyFigure(t, d, "mark_pages") > 0
+	})
+	close(stop)
+	others.Wait()
+	until(t, "memory to be returned", func() bool { return d.memory().used < before.used*9/10 })
+	after := d.memory()
+	t.Logf("mem_used_total %d pages before, %d after; compr_data_size %d, %d", before.used, after.used, before.bytes, after.bytes)
+	if n := policyFigure(t, d, "recompress_bytes"); n < before.bytes/20 {
+		t.Errorf("%d bytes saved of %d", n, before.bytes)
+	}
+	if text := attribute(t, d, "policy_explain"); !strings.Contains(text, "recompress (cold) of pages 5m old") {
+		t.Errorf("explained as\n%s", text)
+	}
+}
+
+// While the CPUs are busy nothing is done, and it is told why; nor after the
+// policy is off.
+func TestPolicyHeld(t *testing.T) {
+	d := policyDevice(t, 64*PageSize, policy.Machine{Busy: 900})
+	for i := range uint64(32) {
+		write(t, d, stamped(t, i), int64(i)*PageSize)
+	}
+	if err := storePolicy(d, "balanced recompress=30m"); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a decision to be held", func() bool { return policyFigure(t, d, "held_busy") > 0 })
+	if n := policyFigure(t, d, "recompress_tried"); n != 0 {
+		t.Errorf("%d pages recompressed", n)
+	}
+	if text := attribute(t, d, "policy_explain"); !strings.Contains(text, "held: the CPUs are busy more than 50% of the time") {
+		t.Errorf("explained as\n%s", text)
+	}
+	if err := storePolicy(d, "off"); err != nil {
+		t.Fatal(err)
+	}
+	if text := attribute(t, d, "policy"); text != "[off] balanced memory latency\n" {
+		t.Errorf("policy is %q", text)
+	}
+}
+
+// The policy, what it counted and its budget are the next worker's, and reset
+// puts back what the set has.
+func TestPolicyAdopted(t *testing.T) {
+	h := newHolder(t)
+	cfg := testConfig(t)
+	cfg.Source, cfg.Ledger = h, make([]byte, LedgerBytes)
+	cfg.faults = &faults{}
+	cfg.faults.later.Store(3600)
+	set, err := NewSet(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := set.HotAdd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := set.Device(id)
+	if err := d.SetSize(64 * PageSize); err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint64(32) {
+		write(t, d, stamped(t, i), int64(i)*PageSize)
+	}
+	const rules = "memory idle=1m algorithm=zstd(level=5)"
+	if err := storePolicy(d, rules); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "pages to be recompressed", func() bool { return policyFigure(t, d, "recompress_runs") > 0 })
+	k := d.disk.Load()
+	set.Abandon()
+	tried := int64(policyState(k.region)[0].Load())
+
+	next, err := NewSet(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := next.Adopt(h.regions(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.region.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d = next.Device(id)
+	defer func() {
+		if err := errors.Join(d.Check(), next.Close()); err != nil {
+			t.Error(err)
+		}
+	}()
+	if text := attribute(t, d, "policy"); !strings.Contains(text, "["+rules+"]") {
+		t.Errorf("the next worker's policy is %q", text)
+	}
+	if n := policyFigure(t, d, "steps"); n < tried || n == 0 {
+		t.Errorf("the next worker counts %d steps, the last one had %d", n, tried)
+	}
+	if policyFigure(t, d, "recompress_runs") == 0 {
+		t.Error("the next worker has forgotten what was done")
+	}
+	before := policyFigure(t, d, "steps")
+	until(t, "the next worker to go on", func() bool { return policyFigure(t, d, "steps") > before })
+	if err := d.Reset(); err != nil {
+		t.Fatal(err)
+	}
+	if text := attribute(t, d, "policy"); !strings.HasPrefix(text, "[off]") {
+		t.Errorf("policy after reset is %q", text)
+	}
+}
+
+// What is no policy is refused with words, and changes nothing.
+func TestPolicyRefused(t *testing.T) {
+	d := newDevice(t, 64*PageSize, testConfig(t))
+	for _, value := range []string{"", "fast", "memory idle=0s1", "memory algorithm=lzma", "balanced writeback=1m", "memory algorithm=zstd(level=99)"} {
+		if err := storePolicy(d, value); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%q: %v, want ErrInvalid", value, err)
+		}
+	}
+	if text := attribute(t, d, "policy"); !strings.HasPrefix(text, "[off]") {
+		t.Errorf("policy is %q", text)
+	}
+	cfg := testConfig(t)
+	cfg.Rules, _ = policy.Parse("memory algorithm=lzma")
+	if _, err := NewSet(cfg); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a set with an unknown codec: %v", err)
+	}
+}
