@@ -3,6 +3,7 @@ package blockdev
 import (
 	"fmt"
 	"math"
+	"strconv"
 )
 
 // memoryAttributes: how much memory the disk may take, and giving it back.
@@ -25,7 +26,7 @@ func memoryAttributes() []Attribute {
 			Dir: DirBlock, Name: "mem_used_max", Mode: 0o200,
 			Help: "0 sets the high-water mark to what is used now",
 			Store: func(d *Device, value string) error {
-				if trim(value) != "0" {
+				if n, err := strconv.ParseUint(trim(value), 10, 64); err != nil || n != 0 {
 					return fmt.Errorf("mem_used_max %q: need 0: %w", trim(value), ErrInvalid)
 				}
 				if k := d.hold(); k != nil {

@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -124,7 +126,7 @@ func laterMisuses() []misuse {
 		{blockDir + "writeback_batch_size", "text", true, syscall.EINVAL, false},
 		{blockDir + "writeback_batch_size", "8\n", true, 0, false},
 		{blockDir + "compressed_writeback", "1", true, syscall.EBUSY, false},
-		{blockDir + "compressed_writeback", "text", false, syscall.EINVAL, false},
+		{blockDir + "compressed_writeback", "maybe", false, syscall.EINVAL, false},
 		{blockDir + "bd_stat", "0", true, syscall.EACCES, false},
 	}
 	// Without a backing device nothing else is looked at.
@@ -144,11 +146,16 @@ func tryMisuses(t *testing.T, dir, name string, ours bool) {
 	at := func(file string) string {
 		return filepath.Join(dir, strings.Replace(file, "zram0", name, 1))
 	}
+	// A kernel may be built without it.
+	lacks := func(file string) bool {
+		_, err := os.Stat(at(file))
+		return err != nil && !ours
+	}
 	reset := func() { await(t, "reset", func() bool { return store(at(blockDir+"reset"), "1\n") == nil }) }
 	reset()
 	ready := false
 	for _, c := range misuses() {
-		if _, err := os.Stat(at(c.file)); c.ours && !ours || err != nil {
+		if c.ours && !ours || lacks(c.file) {
 			continue
 		}
 		switch {
@@ -161,7 +168,7 @@ func tryMisuses(t *testing.T, dir, name string, ours bool) {
 		wantErrno(t, fmt.Sprintf("%s: %s = %.20q, ready %v", name, c.file, c.value, c.ready), store(at(c.file), c.value), c.want)
 	}
 	for _, attribute := range unreadable {
-		if _, err := os.Stat(at(blockDir + attribute)); err != nil {
+		if lacks(blockDir + attribute) {
 			continue
 		}
 		_, err := os.ReadFile(at(blockDir + attribute))
@@ -255,5 +262,83 @@ func TestModes(t *testing.T) {
 		{"truncate", os.Truncate(m.disk(0), 4096), syscall.EINVAL},
 	} {
 		wantErrno(t, c.what, c.err, c.want)
+	}
+}
+
+// TestErrnoPasses misuses recompression and writeback where there are a
+// secondary algorithm and a backing device: what this kernel may be built
+// without, so only ours.
+func TestErrnoPasses(t *testing.T) {
+	need(t)
+	m := mount(t, "--size", "1M", "--algorithm", "lz4")
+	dir := scratch(t)
+	file := func(name string, pages int64) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(path, pages*pageSize); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	small, none := file("small", 16), file("none", 0)
+	reset := func() { await(t, "reset", func() bool { return store(m.block("reset"), "1") == nil }) }
+	row := func(name, value string, want syscall.Errno) {
+		t.Helper()
+		wantErrno(t, name+" = "+value, store(m.block(name), value), want)
+	}
+
+	reset()
+	row("backing_dev", none, syscall.EINVAL)
+	row("backing_dev", dir, syscall.ENOTBLK)
+	row("backing_dev", "none", 0)
+	row("recomp_algorithm", "algo=zstd priority=1", 0)
+	row("backing_dev", small, 0)
+	row("disksize", "1M", 0)
+	row("backing_dev", "none", syscall.EBUSY)
+	row("recomp_algorithm", "algo=zstd priority=2", syscall.EBUSY)
+
+	row("recompress", "threshold=4096", syscall.EINVAL)
+	row("recompress", "threshold=text", syscall.EINVAL)
+	row("recompress", "max_pages=-1", syscall.EINVAL)
+	row("recompress", "priority=2", syscall.EINVAL)
+	row("recompress", "priority=4", syscall.EINVAL)
+	row("recompress", "algo=minlz", syscall.EINVAL)
+	row("recompress", "type", syscall.EINVAL)
+	row("recompress", "type=idle threshold=3000 max_pages=1 priority=1\n", 0)
+	row("recompress", "algo=zstd", 0)
+
+	row("writeback", "page_index=256", syscall.ERANGE)
+	row("writeback", "page_indexes=0-256", syscall.ERANGE)
+	row("writeback", "page_indexes=9-2", syscall.ERANGE)
+	row("writeback", "page_indexes=9", syscall.EINVAL)
+	row("writeback", "page_index=text", syscall.EINVAL)
+	row("writeback", "nothing", syscall.EINVAL)
+	row("writeback", "type=nothing", syscall.EINVAL)
+	row("writeback", "idle\n", 0)
+	row("writeback", "page_index=0 page_indexes=1-9 page_index=255", 0)
+
+	// Pages that do not compress: no budget, then no room.
+	b := make([]byte, 64*pageSize)
+	if _, err := rand.Read(b); err != nil {
+		t.Fatal(err)
+	}
+	writeAt(t, open(t, m.disk(0), os.O_RDWR), 0, b)
+	await(t, "the end of compression", func() bool { return m.memory().huge == 64 })
+	row("writeback_limit_enable", "1", 0)
+	row("writeback", "huge", syscall.EIO)
+	row("writeback_limit", "4", 0)
+	row("writeback", "type=huge", syscall.EIO)
+	if text := strings.TrimSpace(m.get("writeback_limit")); text != "0" {
+		t.Errorf("writeback_limit is %s after it was used up", text)
+	}
+	row("writeback_limit_enable", "0", 0)
+	row("writeback", "type=huge", syscall.ENOSPC)
+	if bd := numbers(t, m.get("bd_stat")); len(bd) != 3 || bd[0] < 8 || bd[0] > 16 || bd[2] < bd[0] {
+		t.Errorf("bd_stat is %v of a backing device of 16 pages that is full", bd)
+	}
+	if !bytes.Equal(readAt(t, open(t, m.disk(0), os.O_RDONLY), 0, len(b)), b) {
+		t.Error("a page is not what was written")
 	}
 }
