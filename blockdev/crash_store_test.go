@@ -214,5 +214,8 @@ func unguarded(was, now contents, l layout) string {
 	if bulk := first >= l.staging.off; bulk && punched == 0 && end-first <= PageSize {
 		return "" // a part of a copy
 	}
+	if punched == 0 && (first >= paramsAt && end <= keptAt || first >= dictionariesAt && end <= headerBytes) {
+		return "" // a part of a row of params or of a dictionary, which nothing names yet
+	}
 	return fmt.Sprintf("%d words change, from byte %d to %d of %+v, and %d pages go", len(words), first, end, l, punched)
 }

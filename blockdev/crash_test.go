@@ -4,11 +4,14 @@ package blockdev
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"testing"
 
+	"github.com/zramfs/zramfs/compress"
 	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/internal/shm"
 	"github.com/zramfs/zramfs/stable"
@@ -16,7 +19,8 @@ import (
 
 // crashHistory is a list of steps that passes every kind of store to shared
 // memory: whole and partial writes, same-filled and incompressible pages,
-// overwrites, discards, staging and its end, compaction, commit and punch.
+// overwrites, discards, staging and its end, compaction, commit and punch, marks
+// of idle pages, recompression, and other algorithms.
 func crashHistory(tb testing.TB, seed uint64, size int64) []operation {
 	r := rand.New(rand.NewPCG(seed, 3))
 	var ops []operation
@@ -29,11 +33,15 @@ func crashHistory(tb testing.TB, seed uint64, size int64) []operation {
 			o = operation{kind: 's'} // compress one staged page
 		case 2:
 			o = operation{kind: 'm'} // maintain
+		case 3:
+			o = drawControl(r)
 		}
 		if o.kind != 'r' && o.kind != 'f' {
 			ops = append(ops, o)
 		}
 	}
+	ops[10], ops[20] = operation{kind: 'a', n: 2}, operation{kind: 'a', n: 1}
+	ops[12], ops[14] = operation{kind: 'p', n: 1}, operation{kind: 'i'}
 	return ops
 }
 
@@ -72,6 +80,18 @@ func (d *disk) do(o operation) error {
 	case 'c':
 		_, err := d.compact()
 		return err
+	case 'i':
+		_, err := d.markIdle(context.Background(), 0)
+		return err
+	case 'p':
+		_, err := d.recompressPass(context.Background(), recompressOptions{selector: selector{idle: o.n%2 == 0}, maxPages: o.n % 4})
+		if errors.Is(err, ErrNoSpace) { // nobody makes room meanwhile
+			d.keepUp()
+			return nil
+		}
+		return err
+	case 'a':
+		return d.use(wanted{params: []compress.Params{{Codec: "lz4"}, {Codec: "lz4", Level: 3}, {Codec: "lz4", Dict: make([]byte, 5000)}}[o.n%3]})
 	case 's':
 		if d.frames == nil {
 			return nil
@@ -178,6 +198,8 @@ func TestCrashPoints(t *testing.T) {
 		"recovery: frame.wipe.half", "recovery: lane.recount",
 		"table.element", "table.element.stored", "table.presence", "table.store", "table.stored", "table.touch",
 		"table.wipe", "table.wiped",
+		"life.dictionary", "life.dictionary.half", "life.dictionary.end",
+		"life.params", "life.params.begin", "life.params.half", "life.params.end",
 	} {
 		if seen[point] == 0 {
 			t.Errorf("nobody died at %s", point)
@@ -197,6 +219,7 @@ func crashEverywhere(t *testing.T, ops []operation, size int64, frames int, step
 
 func crashOptions(t *testing.T, size int64, frames int) options {
 	return options{size: size, streams: 1, frames: frames, params: params(t, "lz4"), policy: stable.Snapshot,
+		recomp:     []wanted{{params: params(t, "lz4hc"), prio: 1}},
 		reserveLow: 32 << 10, reserveHigh: 64 << 10}
 }
 

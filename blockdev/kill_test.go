@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"context"
 	"math/rand/v2"
 	"runtime"
 	"strings"
@@ -21,6 +22,9 @@ type generations struct {
 	set   *Set
 	dying atomic.Bool // compressors die at their next page
 
+	passing  atomic.Bool  // recompression dies
+	passLeft atomic.Int64 // after so many pages
+
 	mu sync.RWMutex // held while the device changes hands
 	d  *Device      // guarded by mu
 
@@ -34,6 +38,9 @@ func newGenerations(t *testing.T, size int64, cfg Config) *generations {
 	g.cfg.Ledger = make([]byte, LedgerBytes)
 	g.cfg.faults = &faults{compress: func() error {
 		if g.dying.Load() && inCompressor() {
+			runtime.Goexit()
+		}
+		if g.passing.Load() && g.passLeft.Add(-1) < 0 {
 			runtime.Goexit()
 		}
 		return nil
@@ -97,6 +104,18 @@ func (g *generations) kill(r *rand.Rand) {
 			_, _ = old.pool.Compact(&fatalMover{old, r.IntN(20)})
 		}()
 		<-died
+		rest = false
+	}
+	if _, ok := old.secondary(1); ok && r.IntN(3) == 0 {
+		g.passLeft.Store(r.Int64N(20))
+		g.passing.Store(true)
+		died := make(chan struct{})
+		go func() {
+			defer close(died)
+			_, _ = old.recompressPass(context.Background(), recompressOptions{})
+		}()
+		<-died
+		g.passing.Store(false)
 		rest = false
 	}
 	if !rest {

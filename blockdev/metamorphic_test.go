@@ -19,13 +19,14 @@ type configuration struct {
 	frames  int
 	streams int
 	compact bool  // compaction runs all the time
+	again   bool  // recompression runs all the time, of idle pages and others
 	limit   int64 // bytes of memory; 0: none
 	kills   bool  // the worker is killed now and then
 }
 
 func (c configuration) String() string {
-	return fmt.Sprintf("%s,%v,frames=%d,streams=%d,compact=%v,limit=%d,kills=%v",
-		c.codec, c.policy, c.frames, c.streams, c.compact, c.limit, c.kills)
+	return fmt.Sprintf("%s,%v,frames=%d,streams=%d,compact=%v,again=%v,limit=%d,kills=%v",
+		c.codec, c.policy, c.frames, c.streams, c.compact, c.again, c.limit, c.kills)
 }
 
 // configurations are all that are compared. What is not a dimension of its own
@@ -37,7 +38,7 @@ func configurations(size int64) (all []configuration) {
 				n := len(all)
 				all = append(all, configuration{
 					codec: codec, policy: policy, frames: frames, streams: []int{1, 2, 5}[n%3],
-					compact: n%4 < 2, limit: int64(n%5/4) * 4 * size, kills: i >= 3,
+					compact: n%4 < 2, again: n%9 == 4, limit: int64(n%5/4) * 4 * size, kills: i >= 3,
 				})
 			}
 		}
@@ -70,6 +71,9 @@ func TestMetamorphic(t *testing.T) {
 			cfg := testConfig(t)
 			cfg.Algorithm, cfg.Policy, cfg.WriteBehind = params(t, c.codec), c.policy, c.frames
 			cfg.Streams, cfg.MemLimit = c.streams, c.limit
+			if c.again {
+				cfg.Recompress[0] = params(t, "zstd")
+			}
 			if c.kills { // many wait for room, and are sent again
 				cfg.ReserveLow, cfg.ReserveHigh = 32<<10, 32<<10
 			}
@@ -96,8 +100,11 @@ func TestMetamorphic(t *testing.T) {
 // historyOf runs the operations and hashes everything that was read.
 func historyOf(g *generations, c configuration, ops []operation, size int64, seed uint64) (sum [sha256.Size]byte, err error) {
 	stop := make(chan struct{})
-	compacted := make(chan error, 1)
-	go func() { compacted <- compactUntil(g, c.compact, stop) }()
+	background := make(chan error, 2)
+	go func() { background <- storeUntil(g, c.compact, stop, "compact", "1") }()
+	go func() {
+		background <- storeUntil(g, c.again, stop, "recompress", "", "idle", "all", "recompress", "type=idle max_pages=9")
+	}()
 	h := sha256.New()
 	fates := rand.New(rand.NewPCG(seed, 13))
 	for i, o := range ops {
@@ -133,25 +140,28 @@ func historyOf(g *generations, c configuration, ops []operation, size int64, see
 		}
 	}
 	close(stop)
-	if err := <-compacted; err != nil {
-		return sum, err
+	for range cap(background) {
+		if err := <-background; err != nil {
+			return sum, err
+		}
 	}
 	h.Write(read(g.t, g.device(), int(size), 0))
 	return [sha256.Size]byte(h.Sum(nil)), nil
 }
 
-// compactUntil compacts all the time, but while the worker is killed.
-func compactUntil(g *generations, on bool, stop chan struct{}) error {
-	for on {
+// storeUntil stores values all the time, one after the other, but while the worker
+// is killed.
+func storeUntil(g *generations, on bool, stop chan struct{}, values ...string) error {
+	for i := 0; on; i = (i + 2) % len(values) {
 		select {
 		case <-stop:
 			return nil
 		default:
 		}
 		g.mu.RLock()
-		err := store(g.d, "compact", "1")
+		err := store(g.d, values[i], values[i+1])
 		g.mu.RUnlock()
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrNoSpace) { // the limit is low
 			return err
 		}
 	}

@@ -15,7 +15,7 @@ type model struct{ disk []byte }
 // operation is one step of a random history, drawn from a seed so that a
 // failure can be run again.
 type operation struct {
-	kind byte // w write, r read, d discard, z zero, f flush, c compact
+	kind byte // w write, r read, d discard, z zero, f flush, c compact, i idle, p recompress, a next algorithm
 	off  int64
 	n    int64
 	fill []byte
@@ -60,7 +60,10 @@ func draw(tb testing.TB, r *rand.Rand, size int64) operation {
 // apply does an operation on the disk and on the model, and compares what is
 // read.
 func apply(d *Device, m *model, o operation) error {
-	area := m.disk[o.off : o.off+o.n]
+	var area []byte
+	if o.stores() == nil {
+		area = m.disk[o.off : o.off+o.n]
+	}
 	switch o.kind {
 	case 'w':
 		n, err := d.WriteAt(o.fill, o.off)
@@ -89,12 +92,37 @@ func apply(d *Device, m *model, o operation) error {
 		if _, err := d.Do(&Request{Op: OpFlush}); err != nil {
 			return fmt.Errorf("%v: %w", o, err)
 		}
-	case 'c':
-		if err := store(d, "compact", "1"); err != nil {
-			return fmt.Errorf("%v: %w", o, err)
+	default:
+		for _, s := range o.stores() {
+			if err := store(d, s[0], s[1]); err != nil {
+				return fmt.Errorf("%v: %w", o, err)
+			}
 		}
 	}
 	return nil
+}
+
+// stores lists the attributes, with their values, that an operation stores to.
+func (o operation) stores() [][2]string {
+	switch o.kind {
+	case 'c':
+		return [][2]string{{"compact", "1"}}
+	case 'i':
+		return [][2]string{{"idle", "all"}}
+	case 'p':
+		all := []string{"", "type=idle", "type=huge", "type=huge_idle", "max_pages=3", "threshold=1000", "type=idle priority=2"}
+		return [][2]string{{"recompress", all[o.n%int64(len(all))]}}
+	case 'a':
+		all := []string{"lz4", "zstd", "lz4(level=3)", "deflate"}
+		return [][2]string{{"algorithm", all[o.n%int64(len(all))]}}
+	}
+	return nil
+}
+
+// drawControl makes an operation that changes how pages are stored and not what
+// they are.
+func drawControl(r *rand.Rand) operation {
+	return operation{kind: "ippa"[r.IntN(4)], n: r.Int64N(100)}
 }
 
 // Random operations against plain bytes: each read agrees, and the disk's
@@ -115,6 +143,7 @@ func TestModel(t *testing.T) {
 		if seed%2 == 1 {
 			cfg.WriteBehind = 8
 		}
+		cfg.Recompress[0], cfg.Recompress[1] = params(t, "lz4hc"), params(t, "zstd")
 		set, err := NewSet(cfg)
 		if err != nil {
 			t.Fatal(err)
@@ -129,7 +158,11 @@ func TestModel(t *testing.T) {
 		}
 		r := rand.New(rand.NewPCG(seed, 1))
 		for i := range operations {
-			if err := apply(d, m, draw(t, r, size)); err != nil {
+			o := draw(t, r, size)
+			if r.IntN(25) == 0 {
+				o = drawControl(r)
+			}
+			if err := apply(d, m, o); err != nil {
 				t.Fatalf("seed %d, operation %d: %v", seed, i, err)
 			}
 			if i%200 == 199 || i == operations-1 {
