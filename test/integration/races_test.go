@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -42,6 +43,7 @@ var raceStores = map[string][]string{
 	"recompress":          {"type=idle", "type=huge", "type=idle threshold=1000", "max_pages=200"},
 	"writeback":           {"type=idle", "type=huge", "page_indexes=0-999"},
 	"zramfs/stable":       {"snapshot", "wait"},
+	"comp_algorithm":      {"lz4", "zstd"},
 	"zramfs/check":        {"1"},
 	"zramfs/scrub":        {"0", "100"},
 	"zramfs/limit_policy": {"compact,recompress,wait=1ms", "compact,wait=20ms"},
@@ -59,6 +61,11 @@ func TestRacesKilled(t *testing.T) {
 	await(t, "reset", func() bool { return store(m.block("reset"), "1") == nil })
 	m.set("comp_algorithm", "lz4")
 	m.set("recomp_algorithm", "algo=zstd priority=1")
+	backing := filepath.Join(scratch(t), "backing")
+	if err := errors.Join(os.WriteFile(backing, nil, 0o600), os.Truncate(backing, raceSlots/2*pageSize)); err != nil {
+		t.Fatal(err)
+	}
+	m.set("backing_dev", backing)
 	m.set("disksize", "16M")
 	r := &races{t: t, m: m, disk: open(t, m.disk(0), os.O_RDWR|unix.O_DIRECT), pages: corpus(t)}
 	var all sync.WaitGroup
@@ -86,7 +93,8 @@ func TestRacesKilled(t *testing.T) {
 	for slot := 0; slot < raceSlots && !t.Failed(); slot++ {
 		r.look(slot, page)
 	}
-	t.Logf("%d reads, %d writes, %d found no room, %d stores", r.done[0].Load(), r.done[1].Load(), r.done[2].Load(), r.done[3].Load())
+	t.Logf("%d reads, %d writes, %d found no room, %d stores\nbd_stat %s%s", r.done[0].Load(), r.done[1].Load(), r.done[2].Load(), r.done[3].Load(),
+		m.get("bd_stat"), m.get("zramfs/recompress_stat"))
 	m.set("mem_limit", "0")
 	await(t, "no request of the kernel waits", func() bool { return waiting(t, m.point) == 0 })
 	m.check()
