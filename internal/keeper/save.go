@@ -192,32 +192,66 @@ func (d *imageDisk) save(ctx context.Context, out *os.File, o SaveOptions) (Save
 	return s, err
 }
 
-// savePages copies the records of the disk into a file.
-func (d *imageDisk) savePages(ctx context.Context, w *image.Writer, pages uint64, done func(image.Kind)) error {
-	var known [256]bool
-	buf, page := make([]byte, imageRead), make([]byte, image.PageSize)
-	for next := uint64(0); next < pages; {
-		if err := ctx.Err(); err != nil {
-			return &Error{CodeFailure, "interrupted; no file was left", err}
-		}
-		n, err := unix.Pread(int(d.image.Fd()), buf, int64(next*image.PageSize))
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("read from page %d on: %w", next, err)
-		}
-		from, rest := next, buf[:n]
-		for len(rest) > 0 {
-			var r image.Record
-			if r, rest, err = image.Parse(rest); err != nil {
-				return fmt.Errorf("what the worker gave from page %d on: %w", from, err)
-			}
-			if r.Kind == image.Next {
-				next = r.Page
+// chunk is what one read of the image gave.
+type chunk struct {
+	from uint64 // page
+	b    []byte // whole records, the last a Next
+	err  error
+}
+
+// chunks reads the image of so many pages, a little ahead of who takes them, and
+// ends with an error or when ctx does.
+func (d *imageDisk) chunks(ctx context.Context, pages uint64) <-chan chunk {
+	const ahead = 4
+	out, buf := make(chan chunk, ahead), make([]byte, (ahead+2)*imageRead)
+	go func() {
+		defer close(out)
+		for i, from := 0, uint64(0); from < pages && ctx.Err() == nil; i++ {
+			b := buf[i%(ahead+2)*imageRead:][:imageRead] // one is at who takes them, one is filled, ahead are in out
+			n, err := unix.Pread(int(d.image.Fd()), b, int64(from*image.PageSize))
+			if err == unix.EINTR {
+				i--
 				continue
 			}
-			if r.Page >= pages { // it grew meanwhile
+			c := chunk{from: from, b: b[:max(n, 0)], err: err}
+			if err == nil {
+				from, c.err = nextPage(c)
+			}
+			select {
+			case out <- c:
+			case <-ctx.Done():
+			}
+			if c.err != nil {
+				return
+			}
+		}
+	}()
+	return out
+}
+
+// nextPage says with which page to go on.
+func nextPage(c chunk) (uint64, error) {
+	if n := len(c.b) - image.HeadSize; n >= 0 {
+		if r, _, err := image.Parse(c.b[n:]); err == nil && r.Kind == image.Next && r.Page > c.from {
+			return r.Page, nil
+		}
+	}
+	return 0, fmt.Errorf("%d bytes that lead nowhere: %w", len(c.b), image.ErrDamaged)
+}
+
+// savePages copies the records of the disk into a file.
+func (d *imageDisk) savePages(ctx context.Context, w *image.Writer, pages uint64, done func(image.Kind)) error {
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	var known [256]bool
+	page := make([]byte, image.PageSize)
+	for c := range d.chunks(reading, pages) {
+		for rest := c.b; len(rest) > 0 && c.err == nil && ctx.Err() == nil; {
+			var r image.Record
+			if r, rest, c.err = image.Parse(rest); c.err != nil {
+				break
+			}
+			if r.Kind == image.Next || r.Page >= pages { // it grew meanwhile
 				continue
 			}
 			if r.Kind == image.Away {
@@ -234,9 +268,12 @@ func (d *imageDisk) savePages(ctx context.Context, w *image.Writer, pages uint64
 			}
 			done(r.Kind)
 		}
-		if next <= from {
-			return fmt.Errorf("what the worker gave from page %d on leads nowhere: %w", from, image.ErrDamaged)
+		if c.err != nil {
+			return fmt.Errorf("what the worker gives from page %d on: %w", c.from, c.err)
 		}
+	}
+	if err := ctx.Err(); err != nil {
+		return &Error{CodeFailure, "interrupted; no file was left", err}
 	}
 	return nil
 }
