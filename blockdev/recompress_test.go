@@ -481,3 +481,73 @@ func TestDictionaries(t *testing.T) {
 	}
 	closeSet(t, s)
 }
+
+// block_state read in parts of any length is the same text; what changes before
+// or behind a reader moves no line of it.
+func TestBlockState(t *testing.T) {
+	const slots = 2000
+	d := recompressed(t, slots*PageSize)
+	r := rand.New(rand.NewPCG(3, 4))
+	for i := range slots {
+		if r.IntN(3) > 0 {
+			write(t, d, randomPage(t, r), int64(i)*PageSize)
+		}
+	}
+	mustStore(t, d, "idle", "all")
+	mustStore(t, d, "recompress", "max_pages=500")
+	var attribute Attribute
+	for _, a := range Attributes() {
+		if a.Name == "block_state" {
+			attribute = a
+		}
+	}
+	whole := showParts(t, d, &attribute, 1<<20)
+	if n := strings.Count(whole, "\n"); int64(n) != d.sums().pages || len(whole) != n*blockLine {
+		t.Errorf("%d bytes in %d lines of %d pages", len(whole), n, d.sums().pages)
+	}
+	for _, c := range "shirn" {
+		if !strings.ContainsRune(whole, c) {
+			t.Errorf("no page is %c", c)
+		}
+	}
+	for _, part := range []int{1 + blockLine/2, blockLine, 4096, 1000} {
+		if got := showParts(t, d, &attribute, part); got != whole {
+			t.Errorf("in parts of %d bytes it is another text", part)
+		}
+	}
+	middle := int64(len(whole) / 2 / blockLine * blockLine)
+	b := make([]byte, 1000*blockLine)
+	n, err := attribute.ShowAt(d, b[:middle], 0)
+	if err != nil || int64(n) != middle {
+		t.Fatal(n, err)
+	}
+	if err := d.Discard(0, 100*PageSize); err != nil {
+		t.Fatal(err)
+	}
+	if n, err = attribute.ShowAt(d, b, middle); err != nil || string(b[:n]) != whole[middle:][:n] {
+		t.Errorf("%v; after a discard of what was read before, the next part is another", err)
+	}
+	if _, err := attribute.ShowAt(newDevice(t, 0, testConfig(t)), b, 0); !errors.Is(err, ErrInvalid) {
+		t.Errorf("block_state without a disk: %v", err)
+	}
+}
+
+// Settings that do not fit into what the next worker reads are refused.
+func TestSettingsTooLong(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.ReadDictionary = func(string, int64) ([]byte, error) { return make([]byte, 100), nil }
+	d := newDevice(t, 0, cfg)
+	mustStore(t, d, "algorithm_params", "dict=/"+strings.Repeat("x", 300))
+	mustStore(t, d, "recomp_algorithm", "algo=zstd")
+	if err := store(d, "algorithm_params", "priority=1 dict=/"+strings.Repeat("y", 300)); !errors.Is(err, ErrTooBig) {
+		t.Errorf("two long paths: %v", err)
+	}
+	for text, want := range map[string]error{
+		"colour red\n": ErrUnsupported, "algorithm\n": ErrCorrupt, "mem_limit x\n": ErrCorrupt, "algorithm lz9\n": ErrUnsupported,
+		"dict0 zz /a\n": ErrCorrupt, "mem_limit -1\n": ErrCorrupt,
+	} {
+		if _, err := parseSettings(text); !errors.Is(err, want) {
+			t.Errorf("%q: %v, want %v", text, err, want)
+		}
+	}
+}

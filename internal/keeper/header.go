@@ -47,12 +47,22 @@ type header struct{ region *shm.Region }
 
 // makeHeader writes a header into a fresh region.
 func makeHeader(r *shm.Region) (header, error) {
-	if err := r.Populate(0, headerSize); err != nil {
+	if err := populateHeader(r); err != nil {
 		return header{}, fmt.Errorf("make header: %w", err)
 	}
 	copy(r.Bytes(0, initBytes), headerMagic)
 	r.Bytes(0, initBytes)[formatAt] = byte(programFormat())
 	return openHeader(r)
+}
+
+// populateHeader makes the pages of a header that are sure to be used: all but
+// the records of devices that few mounts have.
+func populateHeader(r *shm.Region) error {
+	const first = devicesAt + (blockdev.LedgerReady+shm.PageSize-1)&^(shm.PageSize-1)
+	if err := r.Populate(0, first); err != nil {
+		return err
+	}
+	return r.Populate(roomAt, roomBytes)
 }
 
 // openHeader looks at a header that somebody made. It is the same in each
@@ -71,7 +81,7 @@ func openHeader(r *shm.Region) (header, error) {
 	if r.Size() != headerSize {
 		return header{}, fmt.Errorf("open header: %d bytes, expected %d", r.Size(), headerSize)
 	}
-	if err := r.Populate(0, headerSize); err != nil {
+	if err := populateHeader(r); err != nil {
 		return header{}, fmt.Errorf("open header: %w", err)
 	}
 	h := header{r}

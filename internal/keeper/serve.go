@@ -201,7 +201,9 @@ func (w *worker) deviceConfig() (blockdev.Config, error) {
 		RoomWait:    c.Patience,
 		LimitWait:   c.Patience,
 		Extra:       w.extraAttributes(),
-		Memory:      w.appendProcesses,
+
+		ReadDictionary: readDictionary,
+		Memory:         w.appendProcesses,
 	}
 	if w.header.region != nil {
 		config.Ledger = w.header.devices()

@@ -1,0 +1,29 @@
+package keeper
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// readDictionary reads the file that was named to algorithm_params, up to a byte
+// more than the limit, which is too many.
+func readDictionary(path string, limit int64) ([]byte, error) {
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("%s: need a path that begins with /", path)
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO would wait for a writer
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: need a regular file", path)
+	}
+	return io.ReadAll(io.LimitReader(f, limit+1))
+}
