@@ -51,6 +51,7 @@ func mountCommand() *cobra.Command {
 	f.IntVar(&c.WriteBehind, "write-behind", 0, "frames for pages that are acknowledged before they are compressed; 0 is off")
 	f.IntVar(&c.Streams, "streams", 0, "compression streams; 0 is one per CPU")
 	backingSize = backingFlags(cmd, &c.Backing)
+	policyFlag(cmd, &c.Policy)
 	f.IntVar(&c.Segments, "segments", 0, "files dev/zram0.0, dev/zram0.1, ... over equal parts of zram0, at most 16; 0 is none")
 	f.StringVar(&c.Transport, "transport", c.Transport, "connection to the kernel: "+strings.Join(keeper.Transports(), ", "))
 	f.BoolVar(&c.Foreground, "foreground", false, "serve in this process, until it is unmounted or gets SIGINT or SIGTERM")

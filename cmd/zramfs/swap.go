@@ -53,6 +53,7 @@ func swapOnCommand() *cobra.Command {
 	f.Var(&limit, "mem-limit", "most memory that compressed pages may take (default: 7/8 of what programs can have, "+
 		"half of it on machines with more than a GiB)")
 	backingSize = backingFlags(cmd, &c.Backing)
+	policyFlag(cmd, &c.Policy)
 	f.StringVar(&c.Name, "name", defaultName, "name of the mount under "+keeper.RunDir)
 	f.BoolVar(&c.Force, "force", false, "go on although something is missing that keeps the machine safe")
 	f.StringSliceVar(&c.Without, "without", nil, "guards to leave out, to see what they are worth; zramfs doctor names them")

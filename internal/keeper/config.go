@@ -52,6 +52,7 @@ type Config struct {
 	MemLimit    int64  `json:"mem_limit,omitempty"` // bytes, 0: none
 	Stable      string `json:"stable,omitempty"`
 	WriteBehind int    `json:"write_behind,omitempty"` // frames; 0: off
+	Policy      string `json:"policy,omitempty"`       // as ParsePolicy gives it; "": off
 	Streams     int    `json:"streams,omitempty"`
 	Transport   string `json:"transport"`
 	AllowOther  bool   `json:"allow_other,omitempty"`

@@ -208,6 +208,11 @@ func (w *worker) deviceConfig() (blockdev.Config, error) {
 	if w.header.region != nil {
 		config.Ledger = w.header.devices()
 	}
+	var err error
+	if config.Rules, err = c.rules(); err != nil {
+		return config, err
+	}
+	config.Machine = machineLoad()
 	config.ReserveLow, config.ReserveHigh = reserve()
 	config.Reach = reach
 	if c.Segments > 0 {
@@ -219,7 +224,6 @@ func (w *worker) deviceConfig() (blockdev.Config, error) {
 	if c.leavesOut(guardReserve) {
 		config.ReserveLow, config.ReserveHigh = 1, 1
 	}
-	var err error
 	if c.Algorithm != "" {
 		if config.Algorithm, err = compress.ParseAlgorithm(c.Algorithm); err != nil {
 			return config, &Error{CodeUsage, "algorithm", err}

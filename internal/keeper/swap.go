@@ -25,6 +25,7 @@ type SwapConfig struct {
 	MemLimit  int64 // bytes that the store may take; 0: from the machine's memory
 	Priority  int
 	Backing   BackingConfig
+	Policy    string   // as ParsePolicy gives it; "": off
 	Force     bool     // go on although a guard is missing
 	Without   []string // guards to leave out, to see what they are worth
 }
@@ -201,6 +202,7 @@ func (c *SwapConfig) ensureMount(point string, steps *undo) ([]string, error) {
 		Patience:   swapPatience,
 		Without:    c.Without,
 		Backing:    c.Backing,
+		Policy:     c.Policy,
 	})
 	if err != nil {
 		return nil, err
