@@ -72,6 +72,20 @@ func Plan(cpus []int, memory int64) (readers []int, l Layout) {
 	return readers, l
 }
 
+// Bounds where requests may wait long: 4 MiB of buffers for a reader, 32 for all.
+const (
+	patientSpares  = 32
+	patientBuffers = 256
+)
+
+// Patient gives a layout with more and smaller buffers, for so many readers of a
+// disk whose requests may wait long, while others are to pass them.
+func (l Layout) Patient(readers int) Layout {
+	l.Payload = min(l.Payload, smallPayload)
+	l.Spares = max(l.Spares, min(patientSpares, patientBuffers/max(readers, 1)-1))
+	return l
+}
+
 // MaxBackground is how many background requests the kernel may have open for
 // a mount with that many planned loop devices: the queue of one has 128
 // requests of up to 1280 KiB, each of which is split into payloads.

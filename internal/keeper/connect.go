@@ -29,6 +29,9 @@ func (k *keeper) connect() error {
 		return err
 	}
 	readers, layout := fuseconn.Plan(cpus, memory)
+	if k.boot.Config.Backing.Path != "" {
+		layout = layout.Patient(len(readers))
+	}
 	k.held.cpus, k.held.layout = readers, layout
 	page, err := k.source.Create(roleHeader, headerSize)
 	if err != nil {
