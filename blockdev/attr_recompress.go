@@ -84,7 +84,7 @@ func numberOf(what string, m map[string]string, key string, without int64) (int6
 	if !ok {
 		return without, nil
 	}
-	n, err := strconv.ParseInt(text, 0, 64)
+	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < 0 {
 		return 0, fmt.Errorf("%s: %s=%s: need a number: %w", what, key, text, ErrInvalid)
 	}
@@ -137,9 +137,6 @@ func storeRecompress(ctx context.Context, d *Device, value string) error {
 	if o.maxPages, err = numberOf(what, m, "max_pages", 0); err != nil {
 		return err
 	}
-	if m["max_pages"] != "" && o.maxPages == 0 {
-		return nil // no page may be tried
-	}
 	prio, err := numberOf(what, m, "priority", 0)
 	if err != nil {
 		return err
@@ -160,6 +157,9 @@ func storeRecompress(ctx context.Context, d *Device, value string) error {
 		if o.priority, err = k.priorityNamed(algo, max(1, o.priority)); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
+	}
+	if m["max_pages"] != "" && o.maxPages == 0 {
+		o.hi, o.lo = 1, 1 // no page may be tried
 	}
 	if _, err = k.recompressPass(ctx, o); err != nil {
 		return fmt.Errorf("%s: %w", what, err)

@@ -197,6 +197,10 @@ func TestRecompressMisuse(t *testing.T) {
 		{"recompress", "priority=7", true, ErrInvalid},
 		{"recompress", "algo=lz4", true, ErrInvalid},
 		{"recompress", "colour=red", true, ErrInvalid},
+		{"recompress", "max_pages=0 priority=2", true, ErrInvalid},
+		{"recompress", "max_pages=0", false, ErrInvalid},
+		{"recompress", "max_pages=0", true, nil},
+		{"recompress", "threshold=0x10", true, ErrInvalid},
 		{"recompress", "type=huge_idle priority=1 threshold=3000 max_pages=5\n", true, nil},
 		{"recompress", "", true, nil},
 		{"idle", "all", false, ErrInvalid},
@@ -271,7 +275,7 @@ func TestRecompressBesideIO(t *testing.T) {
 	const slots = 24
 	rounds := 1500
 	if invariants.Enabled {
-		rounds = 250
+		rounds = 50
 	}
 	cfg := testConfig(t)
 	cfg.WriteBehind = 4
