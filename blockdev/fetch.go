@@ -2,6 +2,7 @@ package blockdev
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -213,7 +214,9 @@ func (d *disk) deliver(f *fetcher, r *Request, slot uint64, w word, err error) (
 			d.resume(r)
 			return false
 		}
-		d.lanes[r.Stream].corrupt.Add(1)
+		if errors.Is(err, ErrCorrupt) {
+			d.lanes[r.Stream].corrupt.Add(1)
+		}
 		d.answer(r, err)
 	case r.Op == OpRead:
 		d.table.lock(slot)

@@ -99,6 +99,8 @@ var errnos = []struct {
 	err   error
 	errno syscall.Errno
 }{
+	{blockdev.ErrBacking, syscall.EIO}, // whatever the device said
+	{blockdev.ErrBudget, syscall.EIO},
 	{blockdev.ErrInvalid, syscall.EINVAL},
 	{blockdev.ErrBusy, syscall.EBUSY},
 	{blockdev.ErrRefused, syscall.EBUSY},
