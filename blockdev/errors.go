@@ -9,7 +9,6 @@ var (
 	ErrBusy        = errors.New("device or resource busy") // EBUSY
 	ErrRefused     = errors.New("page under compression")  // EBUSY, stable policy refuse
 	ErrNoSpace     = errors.New("no space left")           // ENOSPC
-	ErrNoMemory    = errors.New("out of memory")           // ENOMEM
 	ErrCorrupt     = errors.New("corrupt page")            // EIO
 	ErrNotReady    = errors.New("device not initialised")  // EIO
 	ErrTooBig      = errors.New("argument too long")       // E2BIG
@@ -25,7 +24,7 @@ var (
 
 // errPark, errRoom and errLimit steer a request inside Submit and are never
 // answered: the slot's page is under compression; the pool has no populated
-// room now; the memory limit has none, and the disk lets writes wait for it.
+// room now; the memory limit has none.
 var (
 	errPark  = errors.New("park: page under compression")
 	errRoom  = errors.New("park: no populated room")

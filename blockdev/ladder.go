@@ -41,6 +41,7 @@ type ladder struct {
 	// The goroutine's own.
 	rest  time.Duration // how long nothing is tried after the last climb; 0: that did what it was asked
 	ended time.Time     // when that was
+	nap   *time.Timer   // between two pieces
 }
 
 func (l *ladder) poke() {
@@ -53,6 +54,7 @@ func (l *ladder) poke() {
 // openLadder prepares the ladder of a disk.
 func (d *disk) openLadder(p limitPolicy) {
 	d.ladder.wake = make(chan struct{}, 1)
+	d.ladder.nap = time.NewTimer(0)
 	d.ladder.stat = (*limitStat)(unsafe.Add(d.region.Base(), limitStatAt))
 	d.ladder.policy.Store(&p)
 	d.account.freed = d.upkeep.poke
@@ -75,14 +77,10 @@ func (d *disk) setLimit(bytes int64) {
 	d.upkeep.poke() // there may be more room than there was
 }
 
-// overLimit is what a write gets that found no room under the limit.
+// overLimit asks for room under the limit, for a page that found none.
 func (d *disk) overLimit() error {
 	d.ladder.asked.Store(true)
 	d.ladder.poke()
-	if d.ladder.policy.Load().wait == 0 {
-		d.ladder.stat.refused.Add(1)
-		return ErrNoSpace
-	}
 	return errLimit
 }
 
@@ -180,13 +178,13 @@ func (d *disk) tryRung(ctx context.Context, r rungNumber, want int64) (freed int
 	s.freed.Add(freed)
 	s.nanos.Add(int64(took))
 	d.upkeep.poke()
-	pause := took
 	if d.account.waiters.Load() > 0 {
-		pause /= 4
+		took /= 4
 	}
+	d.ladder.nap.Reset(took)
 	select {
 	case <-d.stop:
-	case <-time.After(pause):
+	case <-d.ladder.nap.C:
 	}
 	return freed
 }

@@ -64,7 +64,9 @@ func TestMetamorphic(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 11))
 		ops := make([]operation, operations)
 		for i := range ops {
-			ops[i] = draw(t, r, size)
+			if ops[i] = draw(t, r, size); i%20 == 10 {
+				ops[i] = operation{kind: 'g'} // the size and the limit move, and come back
+			}
 		}
 		var want [sha256.Size]byte
 		for i, c := range configurations(size) {
@@ -108,6 +110,13 @@ func historyOf(g *generations, c configuration, ops []operation, size int64, see
 	h := sha256.New()
 	fates := rand.New(rand.NewPCG(seed, 13))
 	for i, o := range ops {
+		if o.kind == 'g' {
+			d := g.device()
+			if err := errors.Join(d.Resize(2*size), store(d, "mem_limit", "64K"), store(d, "mem_limit", fmt.Sprint(c.limit)), d.Resize(size)); err != nil {
+				return sum, fmt.Errorf("operation %d: %w", i, err)
+			}
+			continue
+		}
 		request := func() *Request {
 			req := &Request{Off: o.off, Len: o.n, Stream: i % c.streams}
 			switch o.kind {

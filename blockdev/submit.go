@@ -66,12 +66,13 @@ func (d *disk) advance(r *Request) (n int, parked bool, err error) {
 	case errPark:
 		return 0, true, nil // the list took it under the slot's lock
 	case errRoom, errLimit:
-		if r.Last && (err == errLimit || d.upkeep.short.Load()) {
+		wait := d.patience(err)
+		if err == errLimit && (wait == 0 || r.Last) || r.Last && d.upkeep.short.Load() {
 			return d.finish(r, d.refuse(err))
 		}
 		d.countParked(r)
 		d.limited(r, err == errLimit)
-		r.until = time.Now().Add(d.patience(err))
+		r.until = time.Now().Add(wait)
 		d.waiting.room.push(r)
 		d.upkeep.poke()
 		return 0, true, nil

@@ -105,7 +105,6 @@ var errnos = []struct {
 	{blockdev.ErrBusy, syscall.EBUSY},
 	{blockdev.ErrRefused, syscall.EBUSY},
 	{blockdev.ErrNoSpace, syscall.ENOSPC},
-	{blockdev.ErrNoMemory, syscall.ENOMEM},
 	{blockdev.ErrCorrupt, syscall.EIO},
 	{blockdev.ErrNotReady, syscall.EIO},
 	{blockdev.ErrTooBig, syscall.E2BIG},
