@@ -7,16 +7,17 @@ import (
 	"time"
 )
 
-const simPages = 500
+const simPages = 300
 
 func quiet(int64) {}
 
 // A day on which half the data are never touched again: they are marked,
 // recompressed and written back, each at its age; what is used stays as it is.
 func TestDayHalfCold(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "balanced", simPages)
 	w.run(24*time.Hour, func(int64) {
-		for range 10 {
+		for range 4 {
 			w.touch(w.r.IntN(simPages / 2))
 		}
 	})
@@ -35,6 +36,7 @@ func TestDayHalfCold(t *testing.T) {
 
 // A disk that grows: pages are worked on as they age, never sooner.
 func TestDayGrowing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "memory", 0)
 	w.run(24*time.Hour, func(s int64) {
 		if s%30 == 0 {
@@ -53,6 +55,7 @@ func TestDayGrowing(t *testing.T) {
 
 // Machines that work by day and rest by night: it works by night only.
 func TestDayIdleNight(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "balanced", simPages)
 	w.run(48*time.Hour, func(s int64) {
 		w.machine.Busy = 20
@@ -73,6 +76,7 @@ func TestDayIdleNight(t *testing.T) {
 
 // Memory that is short is worth the time of a busy CPU, and younger pages.
 func TestPressure(t *testing.T) {
+	t.Parallel()
 	for name, set := range map[string]func(w *world){
 		"pressure": func(w *world) { w.machine.Pressure = 500 },
 		"limit":    func(w *world) { w.limit = simPages / 3 },
@@ -98,7 +102,8 @@ func TestPressure(t *testing.T) {
 // What may be written in 24 hours is written, and no page more; the next day
 // goes on. run checks the sum at every second.
 func TestDayBudget(t *testing.T) {
-	w := newWorld(t, "balanced budget=1M writeback=1h incompressible=1h", 4*simPages)
+	t.Parallel()
+	w := newWorld(t, "balanced budget=1M writeback=1h incompressible=1h", 5*simPages)
 	w.run(20*time.Hour, quiet)
 	if w.written != 256 {
 		t.Fatalf("%d pages written back on the first day, the budget is 256", w.written)
@@ -125,6 +130,7 @@ func TestDayBudget(t *testing.T) {
 // Pages that are used again just when they have been recompressed: it waits
 // longer and longer, and does a small part of what it would have done.
 func TestDayThrash(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "memory", simPages)
 	rash := int64(0)
 	w.run(24*time.Hour, func(s int64) {
@@ -151,6 +157,7 @@ func TestDayThrash(t *testing.T) {
 
 // Pages read back from the device soon: fewer are written.
 func TestDayThrashBacked(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "memory recompress=never writeback=5m incompressible=5m", simPages)
 	w.run(24*time.Hour, func(s int64) {
 		if s%900 == 0 { // a program that looks at all its pages four times an hour
@@ -173,6 +180,7 @@ func TestDayThrashBacked(t *testing.T) {
 
 // A program that ends gives its pages back: no reason to back off.
 func TestDiscardsAreNoReturns(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "memory", simPages)
 	w.run(2*time.Hour, quiet)
 	for i := range w.pages {
@@ -187,6 +195,7 @@ func TestDiscardsAreNoReturns(t *testing.T) {
 
 // What fails is tried again, later each time, and costs no budget.
 func TestFailure(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "memory writeback=5m recompress=never", simPages)
 	w.fail = errors.New("no such luck")
 	w.run(6*time.Hour, quiet)
@@ -208,6 +217,7 @@ func TestFailure(t *testing.T) {
 
 // Compaction is asked for when memory is loose, and rests when it frees little.
 func TestCompact(t *testing.T) {
+	t.Parallel()
 	r, err := Named("memory")
 	if err != nil {
 		t.Fatal(err)
@@ -233,6 +243,7 @@ func TestCompact(t *testing.T) {
 
 // Off does nothing, whatever there is to do.
 func TestOff(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "off", simPages)
 	w.run(time.Hour, quiet)
 	if w.done != [actions]int64{} {

@@ -34,7 +34,7 @@ type simPage struct {
 	recompressed, backed, no bool // no codec helps
 }
 
-const lookEvery = 15
+const lookEvery = 30
 
 func newWorld(t *testing.T, rules string, pages int) *world {
 	t.Helper()
