@@ -22,6 +22,9 @@ func store(path, value string) error {
 	}
 	defer unix.Close(fd)
 	n, err := unix.Write(fd, []byte(value))
+	for errors.Is(err, unix.EINTR) { // a store that takes long ends at any signal; Go's runtime sends some
+		n, err = unix.Write(fd, []byte(value))
+	}
 	if err == nil && n != len(value) {
 		return fmt.Errorf("wrote %d bytes of %d", n, len(value))
 	}

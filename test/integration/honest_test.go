@@ -49,7 +49,7 @@ func (m *mnt) allPss() (sum int64) {
 // processes together must too.
 func TestMemoryHonest(t *testing.T) {
 	need(t)
-	period := long(20*time.Second, 3*time.Minute)
+	period := long(12*time.Second, 3*time.Minute)
 	if text := os.Getenv(honestEnv); text != "" {
 		minutes, err := strconv.Atoi(text)
 		if err != nil {
