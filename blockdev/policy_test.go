@@ -245,3 +245,54 @@ func TestPolicyRefused(t *testing.T) {
 		t.Errorf("a set with an unknown codec: %v", err)
 	}
 }
+
+// What is cold goes to the backing device, no more of it in a day than the
+// budget says; a device that is slow delays no page that is in RAM, and a worker
+// that dies has forgotten nothing of the budget.
+func TestPolicyWriteback(t *testing.T) {
+	const pages, budget = 256, 64
+	m := newMemBacking(pages)
+	cfg := testConfig(t)
+	cfg.Backing = backings{"dev": m}
+	cfg.faults = &faults{}
+	cfg.faults.later.Store(3 * 3600)
+	cfg.Machine = func() policy.Machine { return policy.Machine{} }
+	d := newDevice(t, 0, cfg)
+	set(t, d, "backing_dev=dev", "writeback_promote=0")
+	if err := d.SetSize(2 * pages * PageSize); err != nil {
+		t.Fatal(err)
+	}
+	want := make([][]byte, pages)
+	for i := range want {
+		want[i] = stamped(t, uint64(i))
+		write(t, d, want[i], int64(i)*PageSize)
+	}
+	stall := make(chan struct{})
+	m.set(func() { m.stall = stall })
+	if err := storePolicy(d, fmt.Sprintf("memory budget=%dK recompress=never", budget*4)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a write to the device that stalls", func() bool { return m.stalled.Load() > 0 })
+	for i := range want { // all are in RAM still
+		if !bytes.Equal(read(t, d, PageSize, int64(i)*PageSize), want[i]) {
+			t.Fatalf("page %d is another", i)
+		}
+	}
+	if text := attribute(t, d, "policy_stat"); !strings.Contains(text, fmt.Sprintf("budget_spent %d\n", budget)) {
+		t.Errorf("the budget is not charged while the write is under way:\n%s", text)
+	}
+	m.set(func() { m.stall = nil })
+	close(stall)
+	until(t, "the budget to be used up", func() bool { return policyFigure(t, d, "held_budget") > 0 })
+	if n := states(d, backed); n > budget || n == 0 {
+		t.Errorf("%d pages are on the device, the budget is %d", n, budget)
+	}
+	if text := attribute(t, d, "policy_explain"); !strings.Contains(text, "held: the budget of 256K a day is used up") {
+		t.Errorf("explained as\n%s", text)
+	}
+	for i := range want {
+		if !bytes.Equal(read(t, d, PageSize, int64(i)*PageSize), want[i]) {
+			t.Fatalf("page %d is another", i)
+		}
+	}
+}
