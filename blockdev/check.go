@@ -21,8 +21,8 @@ type report struct {
 
 // append writes the report, "name value" a line.
 func (r *report) append(b []byte) []byte {
-	b = fmt.Appendf(b, "pages %d\nsame %d\nstored %d\nhuge %d\nstaged %d\ncorrupt %d\n",
-		r.pages, r.same, r.objects-r.huge, r.huge, r.staged, r.bad)
+	b = fmt.Appendf(b, "pages %d\nsame %d\nstored %d\nhuge %d\nstaged %d\nbacked %d\ncorrupt %d\n",
+		r.pages, r.same, r.objects-r.huge, r.huge, r.staged, r.backed, r.bad)
 	if r.bad != 0 {
 		b = fmt.Appendf(b, "first_corrupt %d\n", r.first)
 	}

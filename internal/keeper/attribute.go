@@ -106,18 +106,35 @@ func Set(path, attribute, value string, id int) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_TRUNC, 0)
-	if err == nil {
-		_, err = f.WriteString(value + "\n")
-		err = errors.Join(err, f.Close())
-	}
+	err = store(file, value)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return &Error{CodeNotPermitted, attribute + " cannot be written", err}
 	case errors.Is(err, unix.EINVAL):
 		return &Error{CodeUsage, fmt.Sprintf("%s does not take %q", attribute, value), err}
+	case errors.Is(err, unix.EAGAIN):
+		return &Error{CodeBusy, attribute + " is at work already: wait until that has ended", err}
 	case errors.Is(err, unix.EBUSY):
 		return &Error{CodeBusy, attribute + " cannot be changed while the device is set up or open", err}
 	}
 	return err
+}
+
+// store writes a value to the file of an attribute. Not by os.File: a FUSE file
+// can be polled, so EAGAIN would be waited out, for ever.
+func store(file, value string) error {
+	fd, err := unix.Open(file, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: file, Err: err}
+	}
+	defer unix.Close(fd)
+	for {
+		// EINTR is for signals that this process does not die of.
+		if _, err = unix.Write(fd, []byte(value+"\n")); err == nil {
+			return nil
+		}
+		if err != unix.EINTR {
+			return &fs.PathError{Op: "write", Path: file, Err: err}
+		}
+	}
 }

@@ -22,6 +22,7 @@ type Checked struct {
 	Stored       int64  `json:"stored"`                  // compressed
 	Huge         int64  `json:"huge"`                    // that did not compress
 	Staged       int64  `json:"staged"`                  // that are to be compressed
+	Backed       int64  `json:"backed"`                  // that are on the backing device, and were not read
 	Corrupt      int64  `json:"corrupt"`                 // that cannot be read
 	FirstCorrupt *int64 `json:"first_corrupt,omitempty"` // number of the first of them
 	IOWaited     int64  `json:"io_waited_us"`            // how long I/O stood still for it
@@ -71,29 +72,23 @@ func Check(path string, o CheckOptions) ([]Checked, error) {
 
 // checkDisk checks one disk by its attribute file.
 func checkDisk(file, name string, o CheckOptions) (Checked, error) {
-	f, err := os.OpenFile(file, os.O_RDWR, 0)
-	if errors.Is(err, fs.ErrPermission) {
-		return Checked{}, &Error{CodeNotPermitted, "a check is for the owner of the mount", err}
-	}
-	if err != nil {
-		return Checked{}, err
-	}
-	how := "1\n"
+	how := "1"
 	switch {
 	case o.Strict:
-		how = "strict\n"
+		how = "strict"
 	case o.Rate > 0:
-		how = fmt.Sprintf("rate=%d\n", o.Rate)
+		how = fmt.Sprintf("rate=%d", o.Rate)
 	}
 	stop := o.watch(file)
-	_, wrong := f.WriteString(how)
+	wrong := store(file, how)
 	stop()
-	err = f.Close()
-	if errors.Is(wrong, unix.EAGAIN) {
+	switch {
+	case errors.Is(wrong, fs.ErrPermission):
+		return Checked{}, &Error{CodeNotPermitted, "a check is for the owner of the mount", wrong}
+	case errors.Is(wrong, unix.EAGAIN):
 		return Checked{}, &Error{CodeBusy, "another check of " + name + " runs: wait until it has ended", wrong}
-	}
-	if wrong != nil && !errors.Is(wrong, unix.EIO) {
-		return Checked{}, errors.Join(fmt.Errorf("check: %w", wrong), err)
+	case wrong != nil && !errors.Is(wrong, unix.EIO):
+		return Checked{}, fmt.Errorf("check: %w", wrong)
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -150,6 +145,8 @@ func parseChecked(text string) (c Checked) {
 			c.Huge = n
 		case "staged":
 			c.Staged = n
+		case "backed":
+			c.Backed = n
 		case "corrupt":
 			c.Corrupt = n
 		case "io_waited_us":
@@ -166,8 +163,12 @@ func parseChecked(text string) (c Checked) {
 // Text is the report for people.
 func (c Checked) Text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %d pages: %d same-filled, %d compressed, %d incompressible, %d staged\n",
+	fmt.Fprintf(&b, "%s: %d pages: %d same-filled, %d compressed, %d incompressible, %d staged",
 		c.Device, c.Pages, c.Same, c.Stored, c.Huge, c.Staged)
+	if c.Backed > 0 {
+		fmt.Fprintf(&b, ", %d on the backing device, not read", c.Backed)
+	}
+	b.WriteString("\n")
 	switch {
 	case c.FirstCorrupt != nil:
 		fmt.Fprintf(&b, "%s: damage: pages that cannot be read: %d, the first is page %d, at byte %d of the disk\n",

@@ -14,8 +14,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zramfs/zramfs/compress"
 	"github.com/zramfs/zramfs/internal/host"
 	"github.com/zramfs/zramfs/internal/image"
+	"github.com/zramfs/zramfs/stable"
 )
 
 // SaveOptions say how to save a disk.
@@ -244,7 +246,7 @@ func (d *imageDisk) savePages(ctx context.Context, w *image.Writer, pages uint64
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
 	var known [256]bool
-	page := make([]byte, image.PageSize)
+	away := &packer{plain: make([]byte, image.PageSize)}
 	for c := range d.chunks(reading, pages) {
 		for rest := c.b; len(rest) > 0 && c.err == nil && ctx.Err() == nil; {
 			var r image.Record
@@ -255,7 +257,10 @@ func (d *imageDisk) savePages(ctx context.Context, w *image.Writer, pages uint64
 				continue
 			}
 			if r.Kind == image.Away {
-				r = d.fetch(r.Page, page)
+				var err error
+				if r, err = d.fetch(away, r.Page); err != nil {
+					return err
+				}
 			}
 			if r.Kind == image.Compressed && !known[r.Number] {
 				known[r.Number] = true
@@ -278,24 +283,63 @@ func (d *imageDisk) savePages(ctx context.Context, w *image.Writer, pages uint64
 	return nil
 }
 
-// fetch reads a page through the disk: one that lies on the backing device.
-func (d *imageDisk) fetch(number uint64, page []byte) image.Record {
-	if n, err := d.disk.ReadAt(page, int64(number*image.PageSize)); err != nil || n != len(page) {
-		return image.Record{Kind: image.Lost, Page: number}
+// packer makes records of pages that do not lie in memory as objects.
+type packer struct {
+	set   *compress.Set
+	plain []byte // what was read
+}
+
+// fetch reads a page through the disk, one that lies on the backing device, and
+// compresses it with the disk's first parameters.
+func (d *imageDisk) fetch(p *packer, number uint64) (image.Record, error) {
+	r := image.Record{Kind: image.Lost, Page: number}
+	if n, err := d.disk.ReadAt(p.plain, int64(number*image.PageSize)); err != nil || n != len(p.plain) {
+		return r, nil
 	}
-	return image.Record{Kind: image.Raw, Page: number, Payload: page}
+	r.Kind, r.Payload = image.Raw, p.plain
+	if p.set == nil {
+		payload, err := d.params(0)
+		if err != nil {
+			return r, err
+		}
+		c := newDecoder()
+		if err := c.params(image.Record{Kind: image.Params, Payload: payload}); err != nil {
+			return r, err
+		}
+		p.set = c.set
+	}
+	st := p.set.Stream(0)
+	st.Lock()
+	defer st.Unlock()
+	switch b, err := st.Compress(0, stable.Borrow(p.plain, nil)); {
+	case errors.Is(err, compress.ErrIncompressible) || err == nil && len(b) >= image.PageSize:
+		return r, nil
+	case err != nil:
+		return r, fmt.Errorf("compress page %d: %w", number, err)
+	default:
+		r.Kind, r.Payload = image.Compressed, b
+	}
+	return r, nil
 }
 
 // saveParams writes the compression parameters that pages need.
 func (d *imageDisk) saveParams(w *image.Writer, number uint8) error {
-	var payload []byte
+	payload, err := d.params(number)
+	if err != nil {
+		return err
+	}
+	return w.Put(image.Record{Kind: image.Params, Number: number, Payload: payload})
+}
+
+// params asks for compression parameters.
+func (d *imageDisk) params(number uint8) (payload []byte, err error) {
 	for buf := make([]byte, imageRead); ; {
 		n, err := unix.Pread(int(d.image.Fd()), buf, image.ParamsAt+int64(number)<<32+int64(len(payload)))
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("read compression parameters %d: %w", number, err)
+			return nil, fmt.Errorf("read compression parameters %d: %w", number, err)
 		}
 		if n == 0 {
 			break
@@ -303,9 +347,9 @@ func (d *imageDisk) saveParams(w *image.Writer, number uint8) error {
 		payload = append(payload, buf[:n]...)
 	}
 	if len(payload) < 4 || len(payload) > image.MaxPayload {
-		return fmt.Errorf("compression parameters %d: %d bytes: %w", number, len(payload), image.ErrDamaged)
+		return nil, fmt.Errorf("compression parameters %d: %d bytes: %w", number, len(payload), image.ErrDamaged)
 	}
-	return w.Put(image.Record{Kind: image.Params, Number: number, Payload: payload})
+	return payload, nil
 }
 
 // Text tells people what was saved.

@@ -124,6 +124,51 @@ func TestSaveRestore(t *testing.T) {
 	}
 }
 
+// Pages on a backing device are saved like others, and a check counts them.
+func TestSaveBacked(t *testing.T) {
+	content := imageContent(t, 4<<20)
+	dir := scratch(t)
+	file := filepath.Join(dir, "image")
+	m := mountAt(t, filepath.Join(dir, "mp"), "--size", "8M", "--backing", filepath.Join(dir, "backing"), "--backing-size", "16M")
+	m.fill(content)
+	m.set("idle", "all")
+	m.set("writeback", "idle")
+	if n := numbers(t, m.get("bd_stat")); n[0] == 0 {
+		t.Fatal("nothing was written back")
+	}
+	if out := zramfs(t, "check", m.point); !strings.Contains(out, "on the backing device") || !strings.Contains(out, "no damage") {
+		t.Errorf("check says %s", out)
+	}
+	zramfs(t, "save", m.point, file)
+	if st, err := os.Stat(file); err != nil || st.Size() > 3<<20 {
+		t.Errorf("the image of %d bytes has %d, %v", len(content), st.Size(), err)
+	}
+	m.set("reset", "1")
+	m.set("disksize", "8M")
+	zramfs(t, "restore", m.point, file)
+	m.holds(content)
+}
+
+// An interrupted check ends with its command.
+func TestCheckInterrupted(t *testing.T) {
+	m := mount(t, "--size", "64M")
+	m.fill(imageContent(t, 16<<20))
+	cmd := exec.Command(zramfsBinary, "check", m.point, "--rate", "1")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	running := func() bool { return strings.HasPrefix(m.get("zramfs/check"), "checked ") }
+	await(t, "a check that runs", running)
+	refused(t, 3, []string{"check", m.point}, "another check")
+	if err := cmd.Process.Signal(unix.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Error("the check was not interrupted")
+	}
+	await(t, "its end", func() bool { return !running() })
+}
+
 // A disk that is smaller, or in use, or that does not want to be saved.
 func TestSaveRestoreRefused(t *testing.T) {
 	dir := scratch(t)
