@@ -125,6 +125,17 @@ func (w *worker) DropBacking(device string, b blockdev.Backing) {
 	w.loseBacking(backingPrefix + device)
 }
 
+// releaseBackings gives back what the files take: nobody can read it any more.
+func (w *worker) releaseBackings() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, f := range w.backings {
+		if b, err := backing.Adopt(f); err == nil {
+			b.Release()
+		}
+	}
+}
+
 // loseBacking has everybody close a device. Caller holds mu.
 func (w *worker) loseBacking(name string) {
 	w.forgetBacking(name)

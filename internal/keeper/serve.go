@@ -46,7 +46,11 @@ func (w *worker) build() (*service, error) {
 		options.Ledger = w.header.tree()
 	}
 	s.tree = fusefs.New(s.set, options)
-	spareThreads(workerThreads)
+	threads := workerThreads
+	if w.task.Config.Backing.Path != "" {
+		threads += backingThreads
+	}
+	spareThreads(threads)
 	if err := errors.Join(host.PopulateProgram(), settleHeap()); err != nil {
 		w.note("worker: %v", err)
 	}
@@ -170,7 +174,13 @@ func (w *worker) serve(s *service) error {
 	if w.order.Verify {
 		go w.verify(s.set)
 	}
-	return s.conn.Serve()
+	if err := s.conn.Serve(); err != nil {
+		return err
+	}
+	if len(w.held.fuse) == 0 || w.held.over() {
+		w.releaseBackings() // the mount is gone, and with it the key
+	}
+	return nil
 }
 
 // adopted gives the regions away, to the devices.

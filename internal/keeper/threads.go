@@ -9,6 +9,10 @@ import (
 // readers: control, the socket to the keeper, upkeep of the devices, compressors.
 const workerThreads = 12
 
+// backingThreads is how many more may be where there is a backing device, which
+// may stall: those that read, one that writes, one that discards.
+const backingThreads = 10
+
 // spareThreads makes threads for the runtime to find. It starts one when a
 // goroutine is ready and every thread is in a system call, and whoever asks
 // for it waits for its memory: that may be a reader, while this device is the

@@ -186,6 +186,13 @@ func TestBackingPlain(t *testing.T) {
 			t.Fatal(err)
 		}
 		m.end()
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			t.Fatal(err)
+		}
+		if st.Blocks != 0 {
+			t.Errorf("plain %v: %d KiB are left when the mount is gone", plain, st.Blocks/2)
+		}
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
