@@ -190,6 +190,9 @@ func unguarded(was, now contents, l layout) string {
 	punched := 0
 	for off := range pages {
 		a, b := was[off], now[off]
+		if off >= l.scratch.off && off < l.scratch.off+l.scratch.n {
+			continue // nobody believes what the one before left there
+		}
 		if b == nil {
 			punched++
 			continue // what was punched nothing named; the pages may be many

@@ -198,9 +198,14 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("side array: %w", err)
 	}
+	scratch, err := shm.NewWindow(r, l.scratch.off, l.scratch.n)
+	if err != nil {
+		return nil, fmt.Errorf("descriptors: %w", err)
+	}
 	if d.pool, err = pool.New(pool.Config{
 		Arena:       o.faults.memory(arena),
 		Side:        o.faults.memory(side),
+		Scratch:     scratch,
 		ArenaBytes:  l.arenaBytes,
 		Geometry:    g,
 		Slabs:       o.streams,

@@ -19,7 +19,7 @@ const PageSize = stable.PageSize
 const MaxSize = 16 << 40
 
 const (
-	formatVersion = 3
+	formatVersion = 4
 	headerBytes   = 1 << 20 // geometry, params and room for their dictionaries
 	lanesAt       = 64 << 10
 	paramsAt      = 4 << 10
@@ -49,8 +49,8 @@ type layout struct {
 	frames     int
 	chain      int // pages in the longest zspage
 
-	presence, words, atimes, elements, side, heads, staging, arena span
-	total                                                          int64
+	presence, words, atimes, elements, side, scratch, heads, staging, arena span
+	total                                                                   int64
 }
 
 // span is a range of the region.
@@ -90,6 +90,7 @@ func layoutOf(slots, capacity uint64, arenaBytes int64, frames, chain int) layou
 	place(&l.atimes, int64(capacity)*4)
 	place(&l.elements, int64(capacity)*8)
 	place(&l.side, pool.SideBytes(arenaBytes))
+	place(&l.scratch, pool.ScratchBytes(arenaBytes))
 	place(&l.heads, int64(frames)*8)
 	place(&l.staging, int64(frames)*PageSize)
 	next = roundUp(next, 2<<20)

@@ -1,12 +1,9 @@
 package pool
 
 import (
-	"fmt"
 	"sync"
-	"unsafe"
 
 	"github.com/zramfs/zramfs/internal/invariants"
-	"github.com/zramfs/zramfs/internal/shm"
 )
 
 // MaxArena is the largest arena in bytes: what a Place reaches.
@@ -20,12 +17,12 @@ const MaxArena = granule << PlaceBits
 // none. Pieces are filled by first fit, or are waste. A group is committed
 // whole, so that pieces are not committed as long as there are groups.
 type arena struct {
-	memory Memory       // immutable
-	beside Memory       // immutable; the side array
-	store  *shm.Private // immutable; holds chunks, nil: the Go heap does
-	low    int64        // immutable; pages of reserve at which to wake
-	high   int64        // immutable; pages of reserve to commit up to
-	slack  int64        // immutable; free pages above high that start punching
+	memory Memory          // immutable
+	beside Memory          // immutable; the side array
+	store  *derived[chunk] // immutable; holds chunks
+	low    int64           // immutable; pages of reserve at which to wake
+	high   int64           // immutable; pages of reserve to commit up to
+	slack  int64           // immutable; free pages above high that start punching
 
 	mu        sync.Mutex
 	chunks    []chunk                // mu
@@ -43,43 +40,24 @@ type arena struct {
 	punches   int64                  // mu; pages ever punched
 }
 
-func newArena(memory, beside Memory, pages, lowBytes, highBytes int64) (*arena, error) {
+func newArena(memory, beside, scratch Memory, pages, lowBytes, highBytes int64) (*arena, error) {
 	const group = groupPages * PageSize
 	low := max(1, (lowBytes+group-1)/group) * groupPages
 	high := max(low, (highBytes+group-1)/group*groupPages)
 	a := &arena{memory: memory, beside: beside, low: low, high: high, slack: max(high/2, groupPages)}
-	n := int(pages / chunkPages)
-	if err := a.newChunks(n); err != nil {
+	n := pages / chunkPages
+	before := derivedBytes[run](pages) + derivedBytes[uint64](pages*wordsByPage) // the table's
+	var err error
+	if a.store, err = newDerived[chunk](n, scratch, before); err != nil {
 		return nil, err
 	}
-	a.initSets(n)
+	a.chunks = a.store.all
+	a.initSets(int(n))
 	return a, nil
 }
 
-// newChunks makes n void chunks.
-func (a *arena) newChunks(n int) error {
-	size := int64(n) * int64(unsafe.Sizeof(chunk{}))
-	if onHeap(size) {
-		a.chunks = make([]chunk, n)
-		return nil
-	}
-	store, err := shm.NewPrivate(size)
-	if err != nil {
-		return fmt.Errorf("arena of %d chunks: %w", n, err)
-	}
-	a.store = store
-	a.chunks = unsafe.Slice((*chunk)(store.Base()), n)
-	return nil
-}
-
 // populate commits what describes chunk i.
-func (a *arena) populate(i int) error {
-	if a.store == nil {
-		return nil
-	}
-	const size = int64(unsafe.Sizeof(chunk{}))
-	return a.store.Populate(int64(i)*size, size)
-}
+func (a *arena) populate(i int) error { return a.store.populate(int64(i), 1) }
 
 func (a *arena) initSets(n int) {
 	for i := 1; i <= MaxChain; i++ {
@@ -89,12 +67,7 @@ func (a *arena) initSets(n int) {
 	a.bare, a.voids = newChunkSet(n, true), newChunkSet(n, true)
 }
 
-func (a *arena) close() error {
-	if a.store == nil {
-		return nil
-	}
-	return a.store.Close()
-}
+func (a *arena) close() error { return a.store.close() }
 
 func (a *arena) lock() {
 	invariants.Acquire(invariants.RankArena)

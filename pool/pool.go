@@ -78,6 +78,7 @@ type Account interface {
 type Config struct {
 	Arena      Memory    // ArenaBytes
 	Side       Memory    // SideBytes(ArenaBytes)
+	Scratch    Memory    // ScratchBytes(ArenaBytes); nil: memory of this process
 	ArenaBytes int64     // multiple of ChunkSize, at most MaxArena
 	Geometry   *Geometry // shared by pools
 	Slabs      int       // one for each stream
@@ -128,7 +129,7 @@ func New(cfg Config) (*Pool, error) {
 		return nil, fmt.Errorf("pool: new: %d slabs", cfg.Slabs)
 	}
 	pages := cfg.ArenaBytes / PageSize
-	t, err := newTable(pages)
+	t, err := newTable(pages, cfg.Scratch)
 	if err != nil {
 		return nil, fmt.Errorf("pool: new: %w", err)
 	}
@@ -146,7 +147,7 @@ func New(cfg Config) (*Pool, error) {
 	if p.account == nil {
 		p.account = unlimited{}
 	}
-	p.arena, err = newArena(cfg.Arena, cfg.Side, pages, cfg.ReserveLow, cfg.ReserveHigh)
+	p.arena, err = newArena(cfg.Arena, cfg.Side, cfg.Scratch, pages, cfg.ReserveLow, cfg.ReserveHigh)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("pool: new: %w", err), t.close())
 	}

@@ -416,7 +416,7 @@ func TestOffTheHeap(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.table.runsStore == nil {
+	if p.table.runStore.private == nil {
 		before = heap() // a build with checks keeps small tables on the heap
 	}
 	for i := range uint32(objects) {

@@ -82,7 +82,9 @@ func (p *Pool) Rebuild(walk func(yield func(Object) bool)) error {
 		return fmt.Errorf("pool: rebuild: %w", err)
 	}
 	for i := range p.arena.chunks {
-		p.arena.update(i)
+		if c := &p.arena.chunks[i]; !c.committed.empty() { // else nothing to tell, and no page to take for it
+			p.arena.update(i)
+		}
 	}
 	return damage.errOrNil()
 }
@@ -134,25 +136,32 @@ func (s *share) rebuild(p *Pool, me, of int, walk func(yield func(Object) bool))
 	}
 }
 
-// clear forgets everything. The pages of the arena count as void.
+// clear forgets everything. The pages of the arena count as void. The memory
+// of what describes them stays, for Rebuild to use again.
 func (p *Pool) clear() error {
-	a := p.arena
-	if err := errors.Join(p.table.clear(), a.clear()); err != nil {
+	a, t := p.arena, p.table
+	if err := errors.Join(t.runStore.zero(), t.bitStore.zero(), a.store.zero()); err != nil {
 		return err
 	}
-	p.initSlabs()
+	p.restart()
 	return nil
 }
 
-func (a *arena) clear() error {
-	if a.store == nil {
-		clear(a.chunks)
-	} else if err := a.store.Clear(); err != nil {
+// giveBack is clear, and gives the memory back.
+func (p *Pool) giveBack() error {
+	a, t := p.arena, p.table
+	if err := errors.Join(t.runStore.empty(), t.bitStore.empty(), a.store.empty()); err != nil {
 		return err
 	}
+	p.restart()
+	return nil
+}
+
+func (p *Pool) restart() {
+	a := p.arena
 	a.initSets(len(a.chunks))
 	a.committed, a.free, a.reserve, a.starved, a.punching = 0, 0, 0, 0, false
-	return nil
+	p.initSlabs()
 }
 
 // survey finds the committed pages.

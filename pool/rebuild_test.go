@@ -15,8 +15,35 @@ func (r *rig) next() error {
 	return err
 }
 
+// scribble makes nonsense of all descriptors that the one before left in
+// shared memory, and gives their number of bytes.
+func (r *rig) scribble() (n int64) {
+	return r.eachScratch(func(b []byte) {
+		for i := range b {
+			b[i] = 0xb5
+		}
+	})
+}
+
+// scratch is how many bytes of shared memory descriptors take.
+func (r *rig) scratch() int64 { return r.eachScratch(func([]byte) {}) }
+
+func (r *rig) eachScratch(do func([]byte)) (n int64) {
+	if r.cfg.Scratch == nil {
+		return 0
+	}
+	if err := r.cfg.Scratch.Data(func(off, size int64) bool {
+		do(r.cfg.Scratch.Bytes(off, size))
+		n += size
+		return true
+	}); err != nil {
+		r.t.Fatal(err)
+	}
+	return n
+}
+
 func TestRebuild(t *testing.T) {
-	for _, options := range [][]option{nil, {onShm}} {
+	for _, options := range [][]option{nil, {onShm}, {onShm, onScratch}} {
 		r := newRig(t, 8, 2, 6000, options...)
 		rng := rand.New(rand.NewPCG(5, 5))
 		for i := range uint32(6000) {
@@ -26,11 +53,14 @@ func TestRebuild(t *testing.T) {
 			}
 		}
 		r.maintain()
-		before := r.pool.Stats()
+		before, scratch := r.pool.Stats(), r.scribble()
 		if err := r.next(); err != nil {
 			t.Fatal(err)
 		}
 		r.check()
+		if now := r.scratch(); now > scratch {
+			t.Errorf("descriptors took %d bytes and now take %d: the next generation may have no memory for more", scratch, now)
+		}
 		after := r.pool.Stats()
 		before.Commits, before.Punches = 0, 0 // events are not derived
 		if before != after {

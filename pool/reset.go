@@ -26,7 +26,7 @@ func (p *Pool) Reset() error {
 		}
 	}
 	// Every chunk is void and every descriptor zero: they need no memory.
-	if err := p.clear(); err != nil {
+	if err := p.giveBack(); err != nil {
 		return fmt.Errorf("pool: reset: %w", err)
 	}
 	return nil

@@ -343,6 +343,11 @@ func onShm(r *rig) {
 	r.cfg.Arena, r.cfg.Side = window(r.t, r.cfg.ArenaBytes), window(r.t, SideBytes(r.cfg.ArenaBytes))
 }
 
+// onScratch keeps descriptors in shared memory, too.
+func onScratch(r *rig) {
+	r.cfg.Scratch = window(r.t, ScratchBytes(r.cfg.ArenaBytes))
+}
+
 func reserve(low, high int64) option {
 	return func(r *rig) { r.cfg.ReserveLow, r.cfg.ReserveHigh = low, high }
 }

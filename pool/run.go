@@ -6,9 +6,6 @@ import (
 	"math/bits"
 	"sync/atomic"
 	"unsafe"
-
-	"github.com/zramfs/zramfs/internal/invariants"
-	"github.com/zramfs/zramfs/internal/shm"
 )
 
 // none is no zspage.
@@ -34,13 +31,14 @@ type run struct {
 }
 
 // table holds the descriptors of all arena pages and the bitmaps of all
-// zspages, off the Go heap. A zspage of p pages owns p*wordsByPage words, a bit
-// per object, set: in use. Bits beyond the last object are set.
+// zspages. A zspage of p pages owns p*wordsByPage words, a bit per object, set:
+// in use. Bits beyond the last object are set.
 type table struct {
-	runs      []run
-	bits      []uint64
-	runsStore *shm.Private // nil: the Go heap holds runs
-	bitsStore *shm.Private // nil: the Go heap holds bits
+	runs []run    // those of runStore
+	bits []uint64 // those of bitStore
+
+	runStore *derived[run]
+	bitStore *derived[uint64]
 }
 
 const (
@@ -48,56 +46,30 @@ const (
 	wordSize = 8
 )
 
-// onHeap: builds with checks keep what is small enough on the Go heap, where
-// the race detector sees it.
-func onHeap(size int64) bool { return invariants.Enabled && size <= 64<<20 }
-
-func newTable(pages int64) (*table, error) {
-	runs, words := pages*runSize, pages*wordsByPage*wordSize
-	if onHeap(runs + words) {
-		return &table{runs: make([]run, pages), bits: make([]uint64, pages*wordsByPage)}, nil
-	}
+// newTable makes the descriptors of so many pages, in the first bytes of
+// scratch, or without it in memory of this process.
+func newTable(pages int64, scratch Memory) (*table, error) {
 	t := &table{}
 	var err error
-	if t.runsStore, err = shm.NewPrivate(runs); err != nil {
-		return nil, fmt.Errorf("descriptors of %d pages: %w", pages, err)
+	if t.runStore, err = newDerived[run](pages, scratch, 0); err != nil {
+		return nil, err
 	}
-	if t.bitsStore, err = shm.NewPrivate(words); err != nil {
-		return nil, errors.Join(fmt.Errorf("bitmaps of %d pages: %w", pages, err), t.runsStore.Close())
+	if t.bitStore, err = newDerived[uint64](pages*wordsByPage, scratch, derivedBytes[run](pages)); err != nil {
+		return nil, errors.Join(err, t.runStore.close())
 	}
-	t.runs = unsafe.Slice((*run)(t.runsStore.Base()), pages)
-	t.bits = unsafe.Slice((*uint64)(t.bitsStore.Base()), pages*wordsByPage)
+	t.runs, t.bits = t.runStore.all, t.bitStore.all
 	return t, nil
 }
 
 // populate commits what describes n pages from page on.
 func (t *table) populate(page, n uint32) error {
-	if t.runsStore == nil {
-		return nil
-	}
-	first, pages := int64(page), int64(n)
-	if err := t.runsStore.Populate(first*runSize, pages*runSize); err != nil {
+	if err := t.runStore.populate(int64(page), int64(n)); err != nil {
 		return err
 	}
-	return t.bitsStore.Populate(first*wordsByPage*wordSize, pages*wordsByPage*wordSize)
+	return t.bitStore.populate(int64(page)*wordsByPage, int64(n)*wordsByPage)
 }
 
-// clear makes every page free and gives the memory back.
-func (t *table) clear() error {
-	if t.runsStore == nil {
-		clear(t.runs)
-		clear(t.bits)
-		return nil
-	}
-	return errors.Join(t.runsStore.Clear(), t.bitsStore.Clear())
-}
-
-func (t *table) close() error {
-	if t.runsStore == nil {
-		return nil
-	}
-	return errors.Join(t.runsStore.Close(), t.bitsStore.Close())
-}
+func (t *table) close() error { return errors.Join(t.runStore.close(), t.bitStore.close()) }
 
 // words is the bitmap of zspage r.
 func (t *table) words(r uint32, c *class) []uint64 {

@@ -40,6 +40,15 @@ func SetIOFlusher() error {
 	return nil
 }
 
+// PageFaults counts the page faults of this process, of all its threads.
+func PageFaults() int64 {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		return 0 // it has no reason to
+	}
+	return u.Minflt + u.Majflt
+}
+
 // NoHugePages has this process, its children and what they exec take private
 // memory page by page.
 func NoHugePages() error {

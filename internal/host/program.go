@@ -29,6 +29,48 @@ func PopulateProgram() error {
 	return nil
 }
 
+const (
+	// A mapping of the runtime's that is larger has room for heaps that this
+	// process will never have.
+	largestRuntime = 2 << 20
+	// So much of the zeroed data is in use; what follows is one array for
+	// modules that this program does not use.
+	zeroedData = 512 << 10
+)
+
+// PopulateRuntime has all that the runtime keeps beside the heap mapped and
+// written to: tables that grow at the first use of something, such as that of
+// conversions between types, and the program's zeroed data. What was only
+// read is the kernel's page of zeroes, and faults when it is written.
+func PopulateRuntime() error {
+	exe, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return fmt.Errorf("populate runtime: %w", err)
+	}
+	data := uintptr(0) // end of the program's data
+	ranges, err := addresses(func(permissions, name string) bool {
+		return permissions == "rw-p" && (name == "" || name == exe)
+	})
+	if err != nil {
+		return fmt.Errorf("populate runtime: %w", err)
+	}
+	for _, r := range ranges {
+		switch {
+		case r.name != "":
+			data = r.end
+			continue
+		case r.start == data:
+			r.end = min(r.end, r.start+zeroedData)
+		case r.end-r.start > largestRuntime:
+			continue
+		}
+		if err := r.populate(); err != nil {
+			return fmt.Errorf("populate runtime: %w", err)
+		}
+	}
+	return nil
+}
+
 // PopulateFrom does the same for private memory: size bytes of the writable
 // mapping that holds an address, from its beginning.
 func PopulateFrom(address uintptr, size int64) error {
@@ -51,6 +93,7 @@ const pageMask = 4095
 type addressRange struct {
 	start, end uintptr
 	writable   bool
+	name       string
 }
 
 func (r addressRange) populate() error {
@@ -85,7 +128,7 @@ func addresses(want func(permissions, name string) bool) ([]addressRange, error)
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, addressRange{uintptr(start), uintptr(end), f[1][1] == 'w'})
+		found = append(found, addressRange{uintptr(start), uintptr(end), f[1][1] == 'w', strings.Join(f[5:], " ")})
 	}
 	return found, nil
 }

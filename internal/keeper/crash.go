@@ -43,6 +43,7 @@ type crashRecord struct {
 	unjudged    atomic.Uint64   // 1: it died by a fault, and its requests were not counted; the next worker takes it back
 
 	firstAnswer atomic.Int64  // CLOCK_MONOTONIC, ns: of the worker that serves; 0: none yet
+	pageFaults  atomic.Int64  // of the worker that serves, from the order to serve until it did
 	resent      atomic.Uint64 // requests that came again, of all generations but the one that serves
 	resentNow   atomic.Uint64 // of the one that serves
 	poisoned    atomic.Uint64 // requests answered with EIO because workers died of them, as resent
@@ -187,6 +188,7 @@ func (w *worker) appendCrash(b []byte) []byte {
 	line("keepers", c.keepers.Load())
 	line("last_reason", c.lastReason())
 	line(keyRecovery, c.recovery().Microseconds())
+	line("last_recovery_faults", c.pageFaults.Load())
 	line("requests_resent", c.resent.Load()+c.resentNow.Load())
 	line("objects_reclaimed", c.reclaimed.Load())
 	line("suspects", c.suspects.Load())

@@ -41,7 +41,11 @@ func Doctor(path string) (Diagnosis, error) {
 	if !host.Capable(host.CapSysAdmin) {
 		return Diagnosis{}, Errorf(CodeNotPermitted, "doctor needs root (CAP_SYS_ADMIN), to look at the daemon's processes: use sudo")
 	}
-	in, err := inspect(m.Point)
+	return answered(m.Point, patience+2*doctorLooks*doctorPause, func() (Diagnosis, error) { return diagnose(m.Point) })
+}
+
+func diagnose(point string) (Diagnosis, error) {
+	in, err := inspect(point)
 	if err == nil {
 		err = in.use()
 	}
@@ -52,13 +56,13 @@ func Doctor(path string) (Diagnosis, error) {
 	if err != nil {
 		return Diagnosis{}, err
 	}
-	if swap, ok := state.Swaps[m.Point]; ok && swap.Dev == in.dev {
+	if swap, ok := state.Swaps[point]; ok && swap.Dev == in.dev {
 		in.notes, in.pools = swap, state.Pools
 	}
 	if err := in.watch(); err != nil {
 		return Diagnosis{}, err
 	}
-	d := Diagnosis{Mountpoint: m.Point, Swap: in.swap > 0}
+	d := Diagnosis{Mountpoint: point, Swap: in.swap > 0}
 	for _, g := range guards() {
 		f := finding{GuardIdle, "set when it becomes swap"}
 		if !g.swapOnly || d.Swap {

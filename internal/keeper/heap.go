@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"errors"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -86,15 +87,15 @@ func settleHeap() error {
 	runtime.GC() // has swept it
 	samples := []metrics.Sample{
 		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/unused:bytes"},
-		{Name: "/memory/classes/heap/stacks:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
+		{Name: "/memory/classes/heap/stacks:bytes"},
 	}
 	metrics.Read(samples)
-	used := int64(0) // what the garbage left is room for the next
+	used := slack
 	for _, s := range samples {
 		used += int64(s.Value.Uint64())
 	}
 	anchor := new([64]byte) // wherever it is: the heap is one mapping, and filled from its beginning
 	err := host.PopulateFrom(uintptr(unsafe.Pointer(anchor)), used)
 	runtime.KeepAlive(anchor)
-	return err
+	return errors.Join(err, host.PopulateRuntime())
 }

@@ -1,6 +1,8 @@
 package keeper
 
 import (
+	"runtime"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/zramfs/zramfs/internal/host"
@@ -12,6 +14,23 @@ import (
 // nothing any more. It computes nothing, so it keeps nobody waiting.
 func beUrgent() {
 	_ = host.SetPolicy(0, unix.SCHED_FIFO, 1) // doctor tells where it may not
+}
+
+// hurry makes the thread that takes over from a dead worker urgent, for the same
+// reason: until it serves, the machine's swap stands still.
+func (w *worker) hurry() {
+	if w.task.Config.Segments > 0 && !w.task.Config.leavesOut(guardStandby) {
+		runtime.LockOSThread()
+		beUrgent()
+	}
+}
+
+// calm ends the hurry.
+func (w *worker) calm() {
+	if w.task.Config.Segments > 0 && !w.task.Config.leavesOut(guardStandby) {
+		_ = host.SetPolicy(0, unix.SCHED_NORMAL, 0) // as it was before
+		runtime.UnlockOSThread()
+	}
 }
 
 // What is kept ready grows with the machine, up to where more is no use: on a

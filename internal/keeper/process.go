@@ -123,7 +123,7 @@ func spawn(program *os.File, point string) (*process, error) {
 		// decides whether the mount can end.
 		p.pid, err = syscall.ForkExec(path, []string{"zramfs", "worker", point}, &syscall.ProcAttr{
 			Dir:   "/",
-			Env:   os.Environ(),
+			Env:   workerEnv(os.Environ()),
 			Files: []uintptr{null.Fd(), null.Fd(), p.words.Fd(), theirs.Fd()},
 			Sys:   &syscall.SysProcAttr{Setsid: true},
 		})
@@ -140,6 +140,19 @@ func spawn(program *os.File, point string) (*process, error) {
 		return nil, fmt.Errorf("start worker: %w", err)
 	}
 	return p, nil
+}
+
+// workerEnv has the runtime interrupt no goroutine by a signal: its handler
+// would run on a stack whose pages may not be there yet.
+func workerEnv(env []string) []string {
+	const name, calm = "GODEBUG=", "asyncpreemptoff=1"
+	for i, v := range env {
+		if strings.HasPrefix(v, name) {
+			env[i] = v + "," + calm
+			return env
+		}
+	}
+	return append(env, name+calm)
 }
 
 // listen hands on what the process says until it has ended.

@@ -157,6 +157,7 @@ func (w *worker) serve(s *service) error {
 		if err := s.cpu.Resend(); err != nil && !w.held.over() {
 			return err
 		}
+		w.header.crash().pageFaults.Store(host.PageFaults() - w.faults)
 	}
 	ready := message{Kind: msgReady, Notes: w.notes, Resend: w.resends(s.conn)}
 	if err := w.tell(ready); err != nil && w.buffers == nil {
@@ -174,6 +175,7 @@ func (w *worker) serve(s *service) error {
 	if w.order.Verify {
 		go w.verify(s.set)
 	}
+	w.calm()
 	if err := s.conn.Serve(); err != nil {
 		return err
 	}

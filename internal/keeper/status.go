@@ -111,7 +111,7 @@ func ReadStatus(paths []string) ([]Status, error) {
 		}
 	}
 	for _, point := range points {
-		devices, err := mountStatus(point)
+		devices, err := answered(point, patience, func() ([]Status, error) { return mountStatus(point) })
 		switch {
 		case errors.Is(err, fs.ErrPermission) && len(paths) == 0:
 			continue

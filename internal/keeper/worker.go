@@ -23,6 +23,7 @@ type worker struct {
 	buffers *shm.Region  // immutable after openWorker; nil if this process mounts
 	order   order        // immutable once it serves
 	locked  bool         // immutable after openWorker
+	faults  int64        // when the order came; immutable once it serves
 	notes   []string     // of the goroutine that runs serve
 	unmount func() error // of gofuse; nil: the keeper unmounts. Immutable once it serves
 
@@ -61,10 +62,12 @@ func RunWorker() error {
 	} else {
 		w.locked = true
 	}
+	w.hurry()
 	service, err := w.stand()
 	if err != nil {
 		return errors.Join(err, w.fail(err))
 	}
+	w.faults = host.PageFaults()
 	nameProcess(nameWorker)
 	go w.watchKeeper()
 	if err := w.serve(service); err != nil {

@@ -215,7 +215,7 @@ func TestDeadlyRequest(t *testing.T) {
 	}
 }
 
-// TestStopped ends a mount whose worker is stopped.
+// TestStopped looks at a mount whose worker is stopped, and ends it.
 func TestStopped(t *testing.T) {
 	need(t)
 	m := mount(t, "--size", "8M")
@@ -223,6 +223,7 @@ func TestStopped(t *testing.T) {
 	if err := unix.Kill(worker, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	refusal(t, command(zramfsBinary, "status", m.point), 1, "nobody answered on "+m.point)
 	m.umount()
 	nothing(t, m.point)
 }
