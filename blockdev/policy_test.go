@@ -296,3 +296,28 @@ func TestPolicyWriteback(t *testing.T) {
 		}
 	}
 }
+
+// A look at a GiB of pages.
+func BenchmarkPolicyLook(b *testing.B) {
+	const pages = 1 << 18
+	d := newDevice(b, pages*PageSize, testConfig(b))
+	page := make([]byte, PageSize)
+	for i := range uint64(pages) {
+		copy(page, "a page that is no pattern")
+		page[100] = byte(i)
+		write(b, d, page, int64(i)*PageSize)
+	}
+	k := d.disk.Load()
+	r, err := policy.Named("memory")
+	if err != nil {
+		b.Fatal(err)
+	}
+	k.governor.mu.Lock()
+	k.governor.engine.SetRules(r)
+	k.governor.mu.Unlock()
+	for b.Loop() {
+		k.governor.look = policyWalk{}
+		for k.policyWalk(int64(k.clock.Load())) == nil {
+		}
+	}
+}

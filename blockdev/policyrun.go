@@ -246,7 +246,10 @@ func (d *disk) policyDo(now int64, todo policy.Decision) (o policy.Outcome) {
 	if before <= 0 {
 		return o // nothing is as old as that
 	}
-	ctx, cancel := context.WithTimeout(d.ending, policyWait)
+	ctx, cancel := d.ending, context.CancelFunc(func() {})
+	if todo.Action == policy.Incompressible || todo.Action == policy.Writeback {
+		ctx, cancel = context.WithTimeout(ctx, policyWait)
+	}
 	defer cancel()
 	sel := selector{before: uint32(before)}
 	at := &d.governor.cursor[todo.Action]
@@ -266,6 +269,8 @@ func (d *disk) policyDo(now int64, todo policy.Decision) (o policy.Outcome) {
 		case errors.Is(err, ErrAgain) || d.ending.Err() != nil:
 			o.Again = o.Tried == 0 && o.Blocks == 0
 			return o
+		case errors.Is(err, context.DeadlineExceeded):
+			o.Failed = fmt.Errorf("the backing device did not finish in %s", policyWait)
 		default:
 			o.Failed = err
 		}

@@ -147,7 +147,7 @@ func (e *Engine) Step(now int64, f Facts) []Decision {
 		}
 		why := e.reason(now, a)
 		if why.held() {
-			e.hold(now, a, why)
+			e.hold(now, a, why, most)
 			continue
 		}
 		switch a {
@@ -245,10 +245,11 @@ func (e *Engine) left(now int64) int64 {
 	return max(e.rules.Budget/PageSize-e.state.spent(now), 0)
 }
 
-func (e *Engine) hold(now int64, a Action, why Why) {
+// hold notes why nothing is done to so many pages.
+func (e *Engine) hold(now int64, a Action, why Why, pages int64) {
 	e.held[a] = why
 	e.state.add(perHeld+counter(why-Busy), 1)
-	e.log.add(entry{first: now, last: now, action: a, why: why, age: e.ages[a], pages: e.todo[a]})
+	e.log.add(entry{first: now, last: now, action: a, why: why, age: e.ages[a], pages: pages})
 }
 
 // Done tells what became of a decision.
