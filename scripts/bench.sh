@@ -4,8 +4,9 @@
 # ratio compares neighbours in time; the tables show medians over the rounds.
 # The peers that a machine lacks are left out, and it is said which.
 #
-#     scripts/bench.sh [--rounds N] [--runtime SECONDS] [--short] [--only block|swap|memory]
+#     scripts/bench.sh [--rounds N] [--runtime SECONDS] [--short] [--only block|swap|memory|stored]
 #
+# stored is done only when it is asked for: what each algorithm makes of 1 GiB.
 # Results: build/bench.txt, build/bench.json, fio's own in build/bench/.
 set -euo pipefail
 # shellcheck source=scripts/lib/common.sh
@@ -14,6 +15,8 @@ source "$(dirname "$0")/lib/common.sh"
 source "$root/scripts/lib/install.sh"
 # shellcheck source=scripts/lib/zramfs.sh
 source "$root/scripts/lib/zramfs.sh"
+# shellcheck source=scripts/lib/stored.sh
+source "$root/scripts/lib/stored.sh"
 
 rounds=5
 runtime=2
@@ -25,7 +28,7 @@ jobs=(4k-qd1 4k-qd32 4k-2x16 1m-qd4)
 raw=$build/bench
 export RUNTIME TARGET
 
-usage() { sed -n '2,9s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,10s/^# \{0,1\}//p' "$0"; }
 
 parse() {
 	while (($#)); do
@@ -220,6 +223,10 @@ main() {
 	find_zram
 	facts
 	local part
+	if [[ $only == stored ]]; then
+		stored | tee "$build/stored.txt"
+		return
+	fi
 	for part in block swap memory; do
 		[[ -n $only && $only != "$part" ]] || scoped "$part"
 	done

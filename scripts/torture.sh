@@ -44,6 +44,7 @@ for load in file loop swap; do part "kill-$load" scripts/kill-test.sh "$kills" "
 part vm scripts/vm.sh --matrix
 part integration env ZRAMFS_LONG=1 go test ./test/integration -count=1 -v -timeout 6h
 part memory env ZRAMFS_HONEST_MINUTES=30 go test ./test/integration -run MemoryHonest -count=1 -v -timeout 1h
+part density env ZRAMFS_LONG=1 go test ./blockdev -run Density -count=1 -v
 part races env ZRAMFS_LONG=1 go test -race ./blockdev -run Races -count=1 -v -timeout 1h
 for package in blockdev compress pool internal/fuseconn; do part "fuzz-${package##*/}" fuzz_all "./$package"; done
 say "all passed."
