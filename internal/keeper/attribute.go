@@ -90,8 +90,11 @@ func Get(path, attribute string, id int) (string, error) {
 		return "", err
 	}
 	text, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrPermission) {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
 		err = &Error{CodeNotPermitted, attribute + " cannot be read", err}
+	case errors.Is(err, unix.EINVAL) && len(text) > 0: // the image
+		err = &Error{CodeUsage, attribute + " is no text: zramfs save reads it", err}
 	}
 	return string(text), err
 }
