@@ -7,7 +7,10 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+
+	"github.com/zramfs/zramfs/internal/shm"
 )
 
 // A disk grows with what it holds, shrinks while its tail is empty, and says
@@ -310,4 +313,43 @@ func TestResizeUnderLoad(t *testing.T) {
 	if shrunk == 0 {
 		t.Error("it never shrank")
 	}
+}
+
+// frailSource makes regions of which nothing more can be committed while fail is set.
+type frailSource struct {
+	*source
+	fail atomic.Bool
+}
+
+func (s *frailSource) Create(name string, size int64) (*shm.Region, error) {
+	r, err := s.source.Create(name, size)
+	if err == nil {
+		r.BeforePopulate = func(int64, int64) error {
+			if s.fail.Load() {
+				return errInjected
+			}
+			return nil
+		}
+	}
+	return r, err
+}
+
+// A disk that cannot get what it needs to grow keeps its size, and can grow later.
+func TestGrowFails(t *testing.T) {
+	cfg := testConfig(t)
+	src := &frailSource{source: cfg.Source.(*source)}
+	cfg.Source = src
+	d := newDevice(t, 16*PageSize, cfg)
+	page := stamped(t, 5)
+	write(t, d, page, 0)
+	src.fail.Store(true)
+	if err := d.Resize(64 * PageSize); !errors.Is(err, errInjected) || d.Size() != 16*PageSize {
+		t.Errorf("grow without memory: %v, %d bytes", err, d.Size())
+	}
+	src.fail.Store(false)
+	if err := d.Resize(64 * PageSize); err != nil || d.Size() != 64*PageSize {
+		t.Errorf("grow: %v, %d bytes", err, d.Size())
+	}
+	write(t, d, page, 63*PageSize)
+	wantPage(t, d, 0, page)
 }
