@@ -93,7 +93,7 @@ func Get(path, attribute string, id int) (string, error) {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		err = &Error{CodeNotPermitted, attribute + " cannot be read", err}
-	case errors.Is(err, unix.EINVAL) && len(text) > 0: // the image
+	case errors.Is(err, unix.EINVAL) && filepath.Base(file) == "image":
 		err = &Error{CodeUsage, attribute + " is no text: zramfs save reads it", err}
 	}
 	return string(text), err
