@@ -62,7 +62,9 @@ func (e *Engine) AppendExplain(b []byte, now int64) []byte {
 	if e.rules.Active() {
 		b = e.appendNow(b, now)
 		for a := range actions {
-			b = e.appendAction(b, now, a)
+			if e.began {
+				b = e.appendAction(b, now, a)
+			}
 		}
 		b = e.appendBudget(b, now)
 	}
@@ -117,7 +119,7 @@ func (e *Engine) appendAction(b []byte, now int64, a Action) []byte {
 	age := e.ages[a]
 	switch {
 	case a == Compact:
-		b = fmt.Appendf(b, "when more than 1 page in %d holds nothing; next from %s on", looseShare, in(e.retry[a]-now))
+		b = fmt.Appendf(b, "when more than 1 page in %d holds nothing; next %s", looseShare, in(e.retry[a]-now))
 	case a == Recompress && e.rules.Recompress == 0, a == Mark && e.rules.Idle == 0,
 		a == Incompressible && e.rules.Incompressible == 0, a == Writeback && e.rules.Writeback == 0:
 		return append(b, "never, says the policy\n"...)
