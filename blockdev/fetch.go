@@ -35,8 +35,46 @@ func (a *away) next(me int) (slot uint64, ok bool) {
 			return slot, true
 		}
 	}
+	for r := a.first; r != nil; r = r.next {
+		next := uint64((r.Off + r.done) / PageSize)
+		for slot := next + 1; slot <= next+fetchers && r.wants(slot); slot++ {
+			bit := r.pageBit(slot)
+			if r.asked&bit == 0 && !slices.Contains(a.busy[:], slot+1) {
+				r.asked |= bit
+				a.busy[me] = slot + 1
+				return slot, true
+			}
+		}
+	}
 	return 0, false
 }
+
+// fill gives a page to the reads that have not come to it yet; false: there are
+// none.
+func (a *away) fill(slot uint64, page []byte) (any bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for r := a.first; r != nil; r = r.next {
+		if slot > uint64((r.Off+r.done)/PageSize) && r.wants(slot) {
+			copy(r.Data[int64(slot)*PageSize-r.Off:], page)
+			r.ahead |= r.pageBit(slot)
+			any = true
+		}
+	}
+	return any
+}
+
+// pageBit is a slot's bit in ahead and asked, 0 if it is too far from the first.
+func (r *Request) pageBit(slot uint64) uint64 { return 1 << (slot - uint64(r.Off/PageSize)) }
+
+// wants says whether a read covers the whole page of a slot, which comes after
+// its first and has a bit.
+func (r *Request) wants(slot uint64) bool {
+	return r.Op == OpRead && int64(slot+1)*PageSize <= r.Off+r.Len && slot-uint64(r.Off/PageSize) < 64
+}
+
+// cameAhead says whether a slot's page is in the buffer already.
+func (r *Request) cameAhead(slot uint64) bool { return r.ahead&r.pageBit(slot) != 0 }
 
 // elsewhere is what reading a backed page gives: errAway, or an error if it can
 // not be there. Caller holds the slot's lock.
@@ -55,10 +93,13 @@ func (d *disk) elsewhere(slot uint64, w word) error {
 func (d *disk) parkAway(r *Request) error {
 	d.countParked(r)
 	b := d.back
+	pages := min((r.Len-r.done+PageSize-1)/PageSize, fetchers) // before it is another's
 	b.away.push(r)
-	select {
-	case b.away.wake <- struct{}{}:
-	default: // as many as there are fetchers have been called
+	for range pages {
+		select {
+		case b.away.wake <- struct{}{}:
+		default: // as many as there are fetchers have been called
+		}
 	}
 	return errPark
 }
@@ -117,7 +158,7 @@ func (d *disk) fetch(f *fetcher, slot uint64) bool {
 		return false
 	}
 	defer d.back.inside.leave(0)
-	promote := false
+	promote := w != 0 && err == nil && d.fillAhead(f, slot, w)
 	for r := d.back.away.takeSlot(slot); r != nil; {
 		next := r.next
 		r.next = nil
@@ -232,6 +273,15 @@ func (d *disk) deliver(f *fetcher, r *Request, slot uint64, w word, err error) (
 		d.patchBacked(f, r, slot, w, off, n)
 	}
 	return promote
+}
+
+// fillAhead gives a page that came to the reads that will want it next; true: it
+// is read often.
+func (d *disk) fillAhead(f *fetcher, slot uint64, w word) (promote bool) {
+	d.table.lock(slot)
+	defer d.table.unlock(slot)
+	now := d.table.load(slot)
+	return now.sameBytes(w) && d.back.away.fill(slot, f.page) && d.readBack(slot, now)
 }
 
 // readBack notes that a backed page was read, and says whether that happens

@@ -41,6 +41,11 @@ type Request struct {
 	until  time.Time // it waits for room until then
 	parked bool      // counted as parked
 
+	// Of a read that waits for the backing device, a bit per page from its first:
+	// those that have come already, and those that were asked for. Guarded by the
+	// queue it is parked on.
+	ahead, asked uint64
+
 	since   time.Time // when it began to wait for room under the limit
 	limited bool      // it waits for that
 }

@@ -13,6 +13,7 @@ func (d *disk) submit(r *Request) (n int, parked bool, err error) {
 		return 0, false, fmt.Errorf("stream %d of %d: %w", r.Stream, len(d.lanes), ErrInvalid)
 	}
 	r.done, r.parked, r.limited, r.since, r.until = 0, false, false, time.Time{}, time.Time{}
+	r.ahead, r.asked = 0, 0
 	return d.enter(r)
 }
 
@@ -140,6 +141,8 @@ func (d *disk) step(r *Request) error {
 		data := r.Data[r.done : r.done+int64(n)]
 		var err error
 		switch {
+		case r.Op == OpRead && r.cameAhead(slot):
+			d.lanes[r.Stream].reads.Add(1)
 		case r.Op == OpRead:
 			err = d.readPage(r.Stream, slot, off, data)
 		case n == PageSize:
