@@ -111,7 +111,11 @@ func (d *disk) openRow(i int, row []byte, text string) error {
 
 // addRow gives params their number.
 func (d *disk) addRow(i int, p compress.Params, r codecRow) (err error) {
-	if r.codec, err = d.codecs.Add(p); err != nil {
+	add := d.codecs.Add
+	if r.priority > 0 {
+		add = d.codecs.AddSpare // only a pass compresses with it
+	}
+	if r.codec, err = add(p); err != nil {
 		if errors.Is(err, compress.ErrInvalid) {
 			return fmt.Errorf("set up %s: %w: %w", p, ErrInvalid, err)
 		}

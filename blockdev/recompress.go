@@ -161,8 +161,8 @@ func (p *recompressor) once(slot uint64, w word) error {
 }
 
 // compress puts the page, compressed, into the pool and gives the word that will
-// name it; 0: that would save nothing. I/O on the stream waits for this one page
-// at most.
+// name it; 0: that would save nothing. It compresses in the spare stream, so that
+// no I/O waits for it.
 func (p *recompressor) compress(stream int, slot uint64, w word) (word, error) {
 	d := p.d
 	if err := d.faults.beforeCompress(); err != nil {
@@ -170,7 +170,7 @@ func (p *recompressor) compress(stream int, slot uint64, w word) (word, error) {
 	}
 	v := stable.Borrow(p.page, d.stable)
 	defer v.Release()
-	st := d.codecs.Stream(stream)
+	st := d.codecs.Spare()
 	st.Lock()
 	defer st.Unlock()
 	out, err := st.Compress(d.rows[p.params].codec, v)

@@ -31,17 +31,18 @@ type family struct {
 	dict     bool
 	winbits  bool
 	make     func(Params) (codec, error)
+	read     func(Params) (codec, error) // one that only decompresses, and is smaller; nil: there is none
 }
 
 // families gives the codecs in the order in which comp_algorithm shows them.
 func families() []family {
 	return []family{
 		{name: "lz4", min: 1, max: 65537, standard: 1, dict: true, make: newLZ4},
-		{name: "lz4hc", min: 1, max: 16, standard: 9, make: newLZ4HC},
-		{name: "zstd", min: -131072, max: 22, standard: 3, dict: true, make: newZstd},
+		{name: "lz4hc", min: 1, max: 16, standard: 9, make: newLZ4HC, read: readLZ4HC},
+		{name: "zstd", min: -131072, max: 22, standard: 3, dict: true, make: newZstd, read: readZstd},
 		{name: "minlz", min: 1, max: 2, standard: 1, make: newMinLZ},
 		{name: "s2", min: 1, max: 2, standard: 1, make: newS2},
-		{name: "deflate", min: 1, max: 9, standard: 6, winbits: true, make: newDeflate},
+		{name: "deflate", min: 1, max: 9, standard: 6, winbits: true, make: newDeflate, read: readDeflate},
 		{name: "none", make: newNone},
 	}
 }

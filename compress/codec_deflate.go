@@ -15,6 +15,9 @@ type deflate struct {
 	in  *inflater
 }
 
+// readDeflate has no writer, which is most of the state.
+func readDeflate(Params) (codec, error) { return &deflate{in: newInflater()}, nil }
+
 func newDeflate(p Params) (codec, error) {
 	c := &deflate{in: newInflater()}
 	var err error
@@ -25,6 +28,9 @@ func newDeflate(p Params) (codec, error) {
 }
 
 func (c *deflate) compress(dst []byte, page *[PageSize]byte) int {
+	if c.w == nil {
+		panic("compress: this deflate only reads")
+	}
 	c.out = limited{to: dst}
 	c.w.Reset(&c.out)
 	_, err := c.w.Write(page[:])

@@ -43,6 +43,9 @@ func (c *lz4hc) compress(dst []byte, page *[PageSize]byte) int {
 
 func (c *lz4hc) decompress(dst *[PageSize]byte, src []byte) bool { return lz4Block(dst, src) }
 
+// readLZ4HC reads what lz4hc writes, which is what lz4 reads.
+func readLZ4HC(Params) (codec, error) { return &lz4Codec{acceleration: 1}, nil }
+
 // lz4Block decodes a block that must fill dst.
 func lz4Block(dst *[PageSize]byte, src []byte) bool {
 	n, err := lz4.UncompressBlock(src, dst[:])

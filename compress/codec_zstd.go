@@ -23,6 +23,39 @@ type zstdCodec struct {
 // rawDictID is put into frames whose dictionary is plain content without an id.
 const rawDictID = 1
 
+// readZstd has no encoder, which is most of the state.
+func readZstd(p Params) (codec, error) {
+	d, err := zstdReader(p)
+	if err != nil {
+		return nil, err
+	}
+	return &zstdCodec{dec: d}, nil
+}
+
+func zstdReader(p Params) (*zstd.Decoder, error) {
+	dec := []zstd.DOption{
+		zstd.WithDecoderConcurrency(1),
+		zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxMemory(PageSize),
+		zstd.WithDecodeAllCapLimit(true),
+	}
+	if p.trained() {
+		dec = append(dec, zstd.WithDecoderDicts(p.Dict))
+	} else if len(p.Dict) != 0 {
+		dec = append(dec, zstd.WithDecoderDictRaw(rawDictID, p.Dict))
+	}
+	d, err := zstd.NewReader(nil, dec...)
+	if err != nil {
+		return nil, fmt.Errorf("%w: zstd: %w", ErrInvalid, err)
+	}
+	return d, nil
+}
+
+// trained says whether the dictionary is one that zstd has made.
+func (p Params) trained() bool {
+	return len(p.Dict) >= 8 && binary.LittleEndian.Uint32(p.Dict) == 0xEC30A437
+}
+
 func newZstd(p Params) (codec, error) {
 	// The encoder looks back over its window: a page, and the dictionary before it.
 	window := 1 << bits.Len(uint(PageSize+len(p.Dict)-1))
@@ -37,28 +70,18 @@ func newZstd(p Params) (codec, error) {
 		zstd.WithWindowSize(window),
 		zstd.WithLowerEncoderMem(true),
 	}
-	dec := []zstd.DOption{
-		zstd.WithDecoderConcurrency(1),
-		zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxMemory(PageSize),
-		zstd.WithDecodeAllCapLimit(true),
-	}
-	if len(p.Dict) != 0 {
-		if len(p.Dict) >= 8 && binary.LittleEndian.Uint32(p.Dict) == 0xEC30A437 {
-			enc = append(enc, zstd.WithEncoderDict(p.Dict))
-			dec = append(dec, zstd.WithDecoderDicts(p.Dict))
-		} else {
-			enc = append(enc, zstd.WithEncoderDictRaw(rawDictID, p.Dict))
-			dec = append(dec, zstd.WithDecoderDictRaw(rawDictID, p.Dict))
-		}
+	if p.trained() {
+		enc = append(enc, zstd.WithEncoderDict(p.Dict))
+	} else if len(p.Dict) != 0 {
+		enc = append(enc, zstd.WithEncoderDictRaw(rawDictID, p.Dict))
 	}
 	e, err := zstd.NewWriter(nil, enc...)
 	if err != nil {
 		return nil, fmt.Errorf("%w: zstd: %w", ErrInvalid, err)
 	}
-	d, err := zstd.NewReader(nil, dec...)
+	d, err := zstdReader(p)
 	if err != nil {
-		return nil, fmt.Errorf("%w: zstd: %w", ErrInvalid, err)
+		return nil, err
 	}
 	return &zstdCodec{e, d}, nil
 }

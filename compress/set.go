@@ -11,9 +11,11 @@ import (
 // grows: an index that Add gave means the same for as long as the Set lives.
 type Set struct {
 	streams []*Stream // immutable
+	spare   *Stream   // immutable; compresses what AddSpare gave
 
 	mu     sync.Mutex        // held by Add
 	params [MaxParams]Params // below n immutable, above it guarded by mu
+	spared [MaxParams]bool   // likewise; AddSpare gave them
 	n      atomic.Uint32     // stored after params and all streams' codecs are in place
 }
 
@@ -23,6 +25,7 @@ func NewSet(streams int) *Set {
 		panic("compress: a set without streams")
 	}
 	s := &Set{streams: make([]*Stream, streams)}
+	s.spare = &Stream{set: s}
 	for i := range s.streams {
 		s.streams[i] = &Stream{set: s}
 	}
@@ -33,7 +36,14 @@ func NewSet(streams int) *Set {
 // has already keep theirs. It allocates, so it is never called from the I/O
 // path; streams may run meanwhile. The error wraps ErrUnknown, ErrTooLong,
 // ErrInvalid or ErrFull, and then nothing has changed.
-func (s *Set) Add(p Params) (uint8, error) {
+func (s *Set) Add(p Params) (uint8, error) { return s.add(p, false) }
+
+// AddSpare is Add for what the streams only decompress: what compresses it is in
+// the spare stream alone, since with some codecs that takes megabytes. It does not
+// share an index with Add.
+func (s *Set) AddSpare(p Params) (uint8, error) { return s.add(p, true) }
+
+func (s *Set) add(p Params, spare bool) (uint8, error) {
 	p, err := p.normal()
 	if err != nil {
 		return 0, fmt.Errorf("add codec: %w", err)
@@ -43,7 +53,7 @@ func (s *Set) Add(p Params) (uint8, error) {
 	defer s.mu.Unlock()
 	n := s.n.Load()
 	for id := range n {
-		if s.params[id].equal(p) {
+		if s.spared[id] == spare && s.params[id].equal(p) {
 			return uint8(id), nil
 		}
 	}
@@ -54,14 +64,32 @@ func (s *Set) Add(p Params) (uint8, error) {
 	if err != nil {
 		return 0, fmt.Errorf("add codec: %w", err)
 	}
-	for _, st := range s.streams {
-		// Nobody reads this element before n says that it is there.
-		if st.codecs[n], err = f.make(p); err != nil {
+	build := f.make
+	var writer codec
+	if spare {
+		if writer, err = f.make(p); err != nil {
 			return 0, fmt.Errorf("add codec %s: %w", p, err)
 		}
-		warm(st.codecs[n])
+		warm(writer)
+		s.spare.codecs[n] = writer
+		if f.read != nil {
+			build = f.read
+		}
 	}
-	s.params[n] = p
+	for _, st := range s.streams {
+		// Nobody reads this element before n says that it is there.
+		c, err := build(p)
+		if err != nil {
+			return 0, fmt.Errorf("add codec %s: %w", p, err)
+		}
+		st.codecs[n] = c
+		if spare {
+			warmBoth(writer, c)
+		} else {
+			warm(c)
+		}
+	}
+	s.params[n], s.spared[n] = p, spare
 	s.n.Store(n + 1)
 	return uint8(n), nil
 }
@@ -77,6 +105,10 @@ func (s *Set) Params(id uint8) (Params, bool) {
 	}
 	return s.params[id], true
 }
+
+// Spare gives the stream that compresses with what AddSpare gave, and does nothing
+// else: work beside the streams' own does not delay them.
+func (s *Set) Spare() *Stream { return s.spare }
 
 // Streams gives the number of streams.
 func (s *Set) Streams() int { return len(s.streams) }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/zramfs/zramfs/internal/testpages"
 	"github.com/zramfs/zramfs/stable"
 )
 
@@ -135,5 +136,51 @@ func TestAddWhileStreamsRun(t *testing.T) {
 	close(errs)
 	for err := range errs {
 		t.Error(err)
+	}
+}
+
+// What the spare stream compresses, all streams read; it has indexes of its own,
+// and streams that only read have none of what compresses.
+func TestSpare(t *testing.T) {
+	s := NewSet(2)
+	dict := bytes.Join(testpages.Pages(t)[:8], nil)
+	back := make([]byte, PageSize)
+	for _, p := range []Params{{Codec: "lz4"}, {Codec: "lz4", Dict: dict}, {Codec: "lz4hc"}, {Codec: "zstd"}, {Codec: "zstd", Dict: dict},
+		{Codec: "minlz"}, {Codec: "s2"}, {Codec: "deflate"}} {
+		id, err := s.AddSpare(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := s.AddSpare(p); again != id || err != nil {
+			t.Errorf("%v: %d, then %d, %v", p, id, again, err)
+		}
+		for _, page := range testpages.Pages(t)[100:200] {
+			sp := s.Spare()
+			sp.Lock()
+			out, err := sp.compress(id, (*[PageSize]byte)(page))
+			out = bytes.Clone(out)
+			sp.Unlock()
+			if err != nil {
+				continue
+			}
+			for i := range 2 {
+				st := s.Stream(i)
+				st.Lock()
+				if err := st.Decompress(id, back, out); err != nil || !bytes.Equal(back, page) {
+					t.Errorf("%v: stream %d reads another page: %v", p, i, err)
+				}
+				st.Unlock()
+			}
+		}
+	}
+	spare, err := s.AddSpare(Params{Codec: "zstd"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if own, err := s.Add(Params{Codec: "zstd"}); err != nil || own == spare {
+		t.Errorf("index %d for streams and for the spare one: %v", own, err)
+	}
+	if c := s.Stream(0).codecs[spare].(*zstdCodec); c.enc != nil {
+		t.Error("a stream has an encoder that it never uses")
 	}
 }

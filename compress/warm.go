@@ -2,7 +2,10 @@ package compress
 
 // warm takes pages of several kinds through a codec, there and back, so that
 // what a library makes on its first use is made now and not on the I/O path.
-func warm(c codec) {
+func warm(c codec) { warmBoth(c, c) }
+
+// warmBoth is warm for one that compresses and one that decompresses.
+func warmBoth(c, reader codec) {
 	var page, back [PageSize]byte
 	out := make([]byte, outSize)
 	seed := uint32(1)
@@ -30,7 +33,7 @@ func warm(c codec) {
 				i++
 			}
 			if n := c.compress(out, &page); n > 0 && n < PageSize {
-				c.decompress(&back, out[:n])
+				reader.decompress(&back, out[:n])
 			}
 		}
 	}
