@@ -109,6 +109,14 @@ func Set(path, attribute, value string, id int) error {
 	if err != nil {
 		return err
 	}
+	if filepath.Base(file) == attrResize { // there is more to do, and to say
+		_, id, _ := splitAttribute(attribute, id)
+		size, err := ParseSize(value)
+		if err == nil {
+			_, err = Resize(path, size, id)
+		}
+		return err
+	}
 	err = store(file, value)
 	switch {
 	case errors.Is(err, fs.ErrPermission):

@@ -55,7 +55,7 @@ func Resize(path string, size int64, id int) (Resized, error) {
 			return Resized{}, err
 		}
 	}
-	if err := storeValue(file, strconv.FormatInt(size, 10)); err != nil {
+	if err := store(file, strconv.FormatInt(size, 10)); err != nil {
 		return Resized{}, resizeError(name, file, size, was, err)
 	}
 	r := Resized{Device: name, Size: size, Loops: []string{}}
@@ -77,16 +77,6 @@ func Resize(path string, size int64, id int) (Resized, error) {
 		r.Loops = append(r.Loops, l.Path)
 	}
 	return r, nil
-}
-
-// storeValue writes to an attribute's file.
-func storeValue(file, value string) error {
-	f, err := os.OpenFile(file, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(value + "\n")
-	return errors.Join(err, f.Close())
 }
 
 // noSwapOn says whether a disk may shrink: the kernel keeps the slots of swap

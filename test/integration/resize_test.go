@@ -81,6 +81,10 @@ func TestResizeRefused(t *testing.T) {
 	refused(t, 2, []string{"resize", plain.point, "1T"}, "64G")
 	refused(t, 2, []string{"resize", plain.point, "0"}, "zero")
 	refused(t, 6, []string{"resize", plain.point, "32M", "--device", "7"}, "zram7")
+	page := aligned(t, pageSize)
+	page[0] = 1
+	writeAt(t, open(t, plain.disk(0), os.O_RDWR), 15<<20, page)
+	refused(t, 3, []string{"set", plain.point, "zram0/zramfs/resize", "8M"}, "page 3840 ", "in use")
 	if got := m.get("disksize") + plain.get("disksize"); got != fmt.Sprintf("%d\n%d\n", 64<<20, 16<<20) {
 		t.Errorf("sizes are %q", got)
 	}
