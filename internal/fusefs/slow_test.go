@@ -77,8 +77,8 @@ func (m *mounted) storing() chan error {
 			end <- err
 			return
 		}
-		defer f.Close()
 		_, err = unix.Write(int(f.Fd()), []byte("1\n")) // not the runtime's, which tries again after EINTR
+		f.Close()                                       // before the end: what is open is not unmounted
 		end <- err
 	}()
 	for m.begun() == before {
