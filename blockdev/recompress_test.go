@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/internal/testpages"
@@ -317,6 +318,7 @@ func TestRecompressBesideIO(t *testing.T) {
 					t.Errorf("%s: %v", job.name, err)
 					return
 				}
+				time.Sleep(200 * time.Microsecond) // the writers shall get on, too
 			}
 		})
 	}

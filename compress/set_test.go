@@ -154,7 +154,7 @@ func TestSpare(t *testing.T) {
 		if again, err := s.AddSpare(p); again != id || err != nil {
 			t.Errorf("%v: %d, then %d, %v", p, id, again, err)
 		}
-		for _, page := range testpages.Pages(t)[100:200] {
+		for _, page := range testpages.Pages(t)[100:115] {
 			sp := s.Spare()
 			sp.Lock()
 			out, err := sp.compress(id, (*[PageSize]byte)(page))
