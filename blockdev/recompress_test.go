@@ -287,9 +287,8 @@ func TestRecompressBesideIO(t *testing.T) {
 	for w := range slots {
 		writers.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(w), 17))
-			page := make([]byte, PageSize)
 			for seq := uint64(1); seq <= uint64(rounds); seq++ {
-				page = stamped(t, r.Uint64())
+				page := stamped(t, r.Uint64())
 				tag(page, uint64(w), seq)
 				do := func(o *Request) {
 					o.Stream = w % 2
