@@ -13,6 +13,7 @@ import (
 
 	"github.com/zramfs/zramfs/blockdev"
 	"github.com/zramfs/zramfs/internal/fuseconn"
+	"github.com/zramfs/zramfs/internal/host"
 )
 
 const (
@@ -170,7 +171,12 @@ func (w *worker) publish(conn fuseconn.Conn) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	if w.order.Resume {
-		_ = settleHeap() // as before the first generation serves
+		if m, err := host.OpenMeter(); err == nil {
+			if !scarce(m) { // the collector stops every thread, and one of them may wait for a page
+				_ = settleHeap() // as before the first generation serves
+			}
+			m.Close()
+		}
 	}
 }
 
