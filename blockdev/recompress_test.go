@@ -282,12 +282,14 @@ func TestRecompressBesideIO(t *testing.T) {
 	cfg.WriteBehind = 4
 	cfg.Recompress[0] = params(t, "zstd(level=1)")
 	d := newDevice(t, slots*PageSize, cfg)
+	met := &d.disk.Load().kept.pp
 	var writers, others sync.WaitGroup
 	var stop atomic.Bool
 	for w := range slots {
 		writers.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(w), 17))
-			for seq := uint64(1); seq <= uint64(rounds); seq++ {
+			// On a busy machine it takes more rounds until a pass meets a write.
+			for seq := uint64(1); seq <= uint64(rounds) || met.changed.Load() == 0 && seq <= uint64(20*rounds); seq++ {
 				page := stamped(t, r.Uint64())
 				tag(page, uint64(w), seq)
 				do := func(o *Request) {
