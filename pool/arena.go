@@ -40,6 +40,11 @@ type arena struct {
 	punches   int64                  // mu; pages ever punched
 }
 
+// mostShared is how large the list of chunks may be in shared memory, where
+// reading what was never written takes a page. Who looks for chunks in use
+// reads all of it.
+const mostShared = 256 << 10
+
 func newArena(memory, beside, scratch Memory, pages, lowBytes, highBytes int64) (*arena, error) {
 	const group = groupPages * PageSize
 	low := max(1, (lowBytes+group-1)/group) * groupPages
@@ -47,6 +52,9 @@ func newArena(memory, beside, scratch Memory, pages, lowBytes, highBytes int64) 
 	a := &arena{memory: memory, beside: beside, low: low, high: high, slack: max(high/2, groupPages)}
 	n := pages / chunkPages
 	before := derivedBytes[run](pages) + derivedBytes[uint64](pages*wordsByPage) // the table's
+	if derivedBytes[chunk](n) > mostShared {
+		scratch = nil
+	}
 	var err error
 	if a.store, err = newDerived[chunk](n, scratch, before); err != nil {
 		return nil, err
