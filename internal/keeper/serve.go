@@ -73,8 +73,11 @@ func (w *worker) build() (*service, error) {
 // connConfig is what the connection is made with.
 func (w *worker) connConfig(tree *fusefs.Tree) fuseconn.Config {
 	var handler fuseconn.Handler = tree
-	if fault == faultWrite {
+	switch fault {
+	case faultWrite:
 		handler = deadly{tree}
+	case faultLate:
+		handler = late{tree}
 	}
 	return fuseconn.Config{
 		Handler:       handler,

@@ -2,8 +2,10 @@ package keeper
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/zramfs/zramfs/internal/fuseconn"
 )
@@ -16,6 +18,7 @@ const (
 	faultCheck = "check" // it finds what it took over unsound
 	faultDie   = "die"   // its workers die as soon as they serve
 	faultWrite = "write" // its workers die of any write to the last page of a MiB
+	faultLate  = "late"  // every request takes 1 to 100 ms more
 )
 
 // programFormat is the format that this program reads.
@@ -60,6 +63,14 @@ func (h hello) check() error {
 }
 
 func (h hello) String() string { return fmt.Sprintf("%s (format %d)", h.Version, h.Format) }
+
+// late is a Handler that keeps everybody waiting, for tests.
+type late struct{ fuseconn.Handler }
+
+func (l late) Serve(r *fuseconn.Request) (int, bool, syscall.Errno) {
+	time.Sleep(time.Duration(1+rand.IntN(100)) * time.Millisecond)
+	return l.Handler.Serve(r)
+}
 
 // deadly is a Handler that some requests kill, for tests.
 type deadly struct{ fuseconn.Handler }
