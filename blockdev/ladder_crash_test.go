@@ -45,6 +45,7 @@ func TestCrashOnTheLadder(t *testing.T) {
 	const size = 288 * PageSize
 	seen := map[string]int{}
 	crashEverywhere(t, climbHistory(size), size, 0, 37, 1<<40, seen)
+	crashEverywhere(t, climbHistory(size), size, 0, 1, 40, seen, "pool.move")
 	for _, point := range []string{"pool.move.begin", "pool.move.half", "pool.move.copied", "pool.move.published"} {
 		if seen[point] == 0 {
 			t.Errorf("nobody died at %s: %v", point, seen)
