@@ -20,7 +20,7 @@ test_packages || warn "tests that need these will say so."
 step "go vet"
 go vet ./...
 tests "unit" "${units[@]}"
-tests "race detector" -race "${units[@]}"
+tests "race detector" -race -short "${units[@]}"
 tests "crash points" -tags crashpoints -run Crash ./pool ./blockdev ./internal/fusefs
 tests "order of locks, audited promises" -tags invariants -short ./blockdev ./compress ./internal/invariants ./pool ./stable
 step "guests whose only swap is zramfs"
