@@ -17,7 +17,9 @@ func beUrgent() {
 }
 
 // hurry makes the thread that takes over from a dead worker urgent, for the same
-// reason: until it serves, the machine's swap stands still.
+// reason: until it serves, the machine's swap stands still. Not before it is told
+// to: a standby that prepares itself takes memory while another worker serves,
+// and would keep that one, who frees it, from the only CPU.
 func (w *worker) hurry() {
 	if w.task.Config.Segments > 0 && !w.task.Config.leavesOut(guardStandby) {
 		runtime.LockOSThread()

@@ -62,11 +62,11 @@ func RunWorker() error {
 	} else {
 		w.locked = true
 	}
-	w.hurry()
 	service, err := w.stand()
 	if err != nil {
 		return errors.Join(err, w.fail(err))
 	}
+	w.hurry()
 	w.faults = host.PageFaults()
 	nameProcess(nameWorker)
 	go w.watchKeeper()
