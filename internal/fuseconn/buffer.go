@@ -40,6 +40,8 @@ type Layout struct {
 	Spares  int `json:"spares"`  // buffers of a reader besides the one it reads into
 	Slots   int `json:"slots"`   // control requests that can wait
 	Reply   int `json:"reply"`   // most bytes that a directory or attribute read returns at once
+	// Ring is that of transport ring, whose memory comes last.
+	Ring RingLayout `json:"ring,omitzero"`
 }
 
 // Bounds on the number of buffers, so that a machine with many CPUs does not
@@ -94,8 +96,16 @@ func (l Layout) MaxBackground(loops int) int {
 	return min(queue*((largest+l.Payload-1)/l.Payload)*max(loops, 1)+64, 1<<16-1)
 }
 
-// Bytes is the size of the memory that a PerCPU connection needs.
+// Bytes is the size of the memory that a connection needs.
 func (l Layout) Bytes(readers int) int64 {
+	if n := len(l.Ring.CPUs); n > 0 {
+		return l.ring(readers, n)
+	}
+	return l.classic(readers)
+}
+
+// classic is that of the readers and the control thread.
+func (l Layout) classic(readers int) int64 {
 	return l.buffers(readers) + l.slots() + pageSize + int64(l.Reply)
 }
 
@@ -128,6 +138,10 @@ func InFlight(mem Memory, readers int, l Layout) []uint64 {
 			ids = append(ids, x.unique.Load())
 		}
 	})
+	for i := range l.Ring.CPUs {
+		v := viewLane(mem, l, readers, i)
+		ids = v.open(ids)
+	}
 	return ids
 }
 

@@ -34,8 +34,10 @@ type slot struct {
 	n     int    // bytes of the request
 	fd    uintptr
 	id    uint64 // of a slow write
-	// large is the buffer that holds the request, nil if mem does.
+	// large is the buffer that holds the request, nil if mem does. On a ring
+	// every request stays in its entry, until it is answered there.
 	large *Request
+	ring  bool // it came on one
 }
 
 // attributeMax is what a file that is not a disk takes of one write(2): a
@@ -77,7 +79,7 @@ func (rd *reader) handOver(r *Request, n int) {
 		rd.refuse(r, unique, syscall.EAGAIN)
 		return
 	}
-	s.n, s.fd, s.large = n, rd.fd, nil
+	s.n, s.fd, s.large, s.ring = n, rd.fd, nil, false
 	if h.Opcode != opInterrupt { // which is not answered
 		s.index.open(unique)
 	}
@@ -118,6 +120,10 @@ func (s *slot) request() []byte {
 		return s.mem[slotRequest:][:s.n]
 	}
 	// Head page and payload lie next to each other.
+	if s.ring {
+		e := s.large.entry
+		return unsafe.Slice(&e.head[e.at], s.n)
+	}
 	return unsafe.Slice(&s.large.head[requestAt], s.n)
 }
 
@@ -150,17 +156,34 @@ func (c *control) serve(s *slot) {
 		return
 	}
 	if n := c.handle(request); n > 0 {
-		send(s.fd, unsafe.Pointer(unsafe.SliceData(c.reply)), n)
+		s.answer(c.reply[:n])
 		c.before.answered()
 	}
-	s.index.close()
+	s.close()
 	c.giveBack(s)
 	c.free <- s
 }
 
+// answer sends a reply.
+func (s *slot) answer(reply []byte) {
+	if s.ring {
+		s.large.lane.answerControl(s.large, reply)
+		s.large = nil // and it may be in use again
+		return
+	}
+	send(s.fd, unsafe.Pointer(unsafe.SliceData(reply)), len(reply))
+}
+
+// close notes that the request is answered. An entry of a ring knows.
+func (s *slot) close() {
+	if !s.ring {
+		s.index.close()
+	}
+}
+
 // giveBack gives the buffer of a large request to its reader.
 func (c *control) giveBack(s *slot) {
-	if r := s.large; r != nil {
+	if r := s.large; r != nil && !s.ring {
 		s.large = nil
 		r.reader.spare <- r
 	}

@@ -119,6 +119,7 @@ func both(t *testing.T, mode string, f func(t *testing.T, m *mounted)) {
 	for _, transport := range []string{"percpu", "gofuse"} {
 		t.Run(transport, func(t *testing.T) { f(t, start(t, transport, mode)) })
 	}
+	t.Run("ring", func(t *testing.T) { f(t, startRing(t, mode)) })
 }
 
 func TestMountedFile(t *testing.T) {
@@ -168,8 +169,12 @@ func TestMountedFile(t *testing.T) {
 		f.Close()
 
 		r := m.stop()
-		if r.Negotiated.Flags&fuse.CAP_ASYNC_DIO == 0 || r.Negotiated.MaxWrite != MaxWrite ||
-			r.Negotiated.MaxBackground != 256+64 {
+		most, background := MaxWrite, 256+64
+		if m.transport == "ring" {
+			most, background = ringPayload, 1280+64
+		}
+		if r.Negotiated.Flags&fuse.CAP_ASYNC_DIO == 0 || r.Negotiated.MaxWrite != most ||
+			r.Negotiated.MaxBackground != background {
 			t.Errorf("negotiated %+v", r.Negotiated)
 		}
 		if r.Stats.Unpinned != "" {
@@ -194,7 +199,7 @@ func TestControl(t *testing.T) {
 		if _, err := os.Stat(m.dir + "/none"); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("stat of nothing: %v", err)
 		}
-		if m.transport == "percpu" { // the disk goes on when a statistic panics
+		if m.transport != "gofuse" { // the disk goes on when a statistic panics
 			if _, err := os.Stat(m.dir + "/panic"); !errors.Is(err, syscall.EIO) {
 				t.Errorf("a panic in the tree: %v", err)
 			}
@@ -266,7 +271,11 @@ func TestConcurrent(t *testing.T) {
 					parked += rd.Parked
 					writes += rd.Writes
 				}
-				if writes != 8*rounds || mode == "park" && parked == 0 {
+				want := uint64(8 * rounds)
+				if m.transport == "ring" {
+					want = 8 * rounds / 4 * (3 + (1<<20)/ringPayload)
+				}
+				if writes != want || mode == "park" && parked == 0 {
 					t.Errorf("%d writes, %d parked", writes, parked)
 				}
 			})

@@ -68,13 +68,17 @@ func NewPerCPU(cfg PerCPUConfig) (*PerCPU, error) {
 	if n == 0 || n != len(cfg.CPUs) || !l.valid() {
 		return nil, fmt.Errorf("fuseconn: %d files, %d CPUs, buffers %+v: %w", n, len(cfg.CPUs), l, errors.ErrUnsupported)
 	}
-	if err := cfg.Memory.Populate(0, l.Bytes(n)); err != nil {
-		return nil, fmt.Errorf("fuseconn: populate %d bytes of buffers: %w", l.Bytes(n), err)
+	if err := cfg.Memory.Populate(0, (l.classic(n)+pageSize-1)&^(pageSize-1)); err != nil {
+		return nil, fmt.Errorf("fuseconn: populate %d bytes of buffers: %w", l.classic(n), err)
 	}
 	p := &PerCPU{cfg: cfg, before: &before{poison: cfg.Poison}}
 	slots := cfg.Memory.Bytes(l.buffers(n), l.slots())
 	reply := cfg.Memory.Bytes(l.buffers(n)+l.slots(), pageSize+int64(l.Reply))
-	p.control = newControl(cfg.Tree, cfg.mountOptions(l.Payload), slots, reply, p.before)
+	opts := cfg.mountOptions(l.Payload)
+	if len(l.Ring.CPUs) > 0 {
+		opts.ExtraCapabilities |= fuse.CAP_OVER_IO_URING
+	}
+	p.control = newControl(cfg.Tree, opts, slots, reply, p.before)
 	each := l.buffers(1)
 	for i, f := range cfg.Clones {
 		mem := cfg.Memory.Bytes(int64(i)*each, each)
@@ -171,7 +175,11 @@ func negotiated(request []byte, out *fuse.InitOut) Negotiated {
 
 // Serve runs the readers and the control thread until the kernel has ended
 // the connection and every request is answered. Init comes before it.
-func (p *PerCPU) Serve() error {
+func (p *PerCPU) Serve() error { return p.serve(func() {}, func() {}, func() {}) }
+
+// serve has start run beside the readers, stop when they have ended, and drain
+// when the control thread has, too.
+func (p *PerCPU) serve(start, stop, drain func()) error {
 	if p.negotiated.MaxWrite == 0 {
 		return fmt.Errorf("fuseconn: serve before INIT: %w", ErrProtocol)
 	}
@@ -180,9 +188,12 @@ func (p *PerCPU) Serve() error {
 	for _, rd := range p.readers {
 		readersDone.Go(func() { rd.loop(p.notPinned) })
 	}
+	start()
 	readersDone.Wait()
+	stop()
 	close(p.control.todo)
 	controlDone.Wait()
+	drain()
 	p.cfg.Tree.OnUnmount()
 	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-	"golang.org/x/sys/unix"
 
 	"github.com/zramfs/zramfs/internal/percpu"
 )
@@ -72,8 +71,7 @@ func (rd *reader) loop(pinned func(error)) {
 		}
 	}
 	if !rd.preempt {
-		// Fails where the policy may not be changed; then it is only slower.
-		_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_BATCH}, 0)
+		batch()
 	}
 	for failures := 0; ; {
 		n, errno := rd.read()
@@ -178,10 +176,11 @@ func (rd *reader) take() {
 }
 
 // stats reads the counters.
-func (rd *reader) stats() ReaderStats {
-	c := &rd.count
+func (rd *reader) stats() ReaderStats { return rd.count.stats(rd.cpu) }
+
+func (c *counters) stats(cpu int) ReaderStats {
 	return ReaderStats{
-		CPU:      rd.cpu,
+		CPU:      cpu,
 		Requests: c.requests.Load(),
 		Reads:    c.reads.Load(),
 		Writes:   c.writes.Load(),

@@ -28,11 +28,16 @@ type Request struct {
 	// Last says that parking this request would stop the reader.
 	Last bool
 
-	reader *reader // immutable; nil: transport gofuse
+	reader *reader // immutable; nil: another transport
 	head   []byte  // head page; immutable
 	page   []byte  // Layout.Payload bytes; immutable
 	index  *index  // start of head; immutable
 	unique uint64  // as the kernel sent it
+
+	// Transport ring.
+	lane  *lane      // immutable; nil: another transport
+	entry *ringEntry // where it lies; immutable
+	place int        // number of the entry; immutable
 
 	// Transport gofuse: Reply leaves its arguments here.
 	n     int
@@ -49,7 +54,11 @@ func (r *Request) Resent() bool { return r.unique&resent != 0 }
 // Reply answers a request that was parked: n bytes done, or an errno. Any
 // thread may call it, once; the Request is gone afterwards.
 func (r *Request) Reply(n int, errno syscall.Errno) {
-	if r.reader == nil {
+	switch {
+	case r.lane != nil:
+		r.lane.answerLate(r, n, errno)
+		return
+	case r.reader == nil:
 		r.n, r.errno = n, errno
 		r.done <- struct{}{}
 		return

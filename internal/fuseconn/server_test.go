@@ -52,6 +52,14 @@ func serverMain(mode, transport, mountpoint string) error {
 			return err
 		}
 		c = g
+	} else if transport == "ring" {
+		p, pump, err := mountRing(mountpoint, cfg)
+		if err != nil {
+			return err
+		}
+		defer func() { <-pump.Done() }()
+		h.resend = p.Resend
+		c = p
 	} else {
 		p, err := mountPerCPU(mountpoint, cfg)
 		if err != nil {

@@ -71,7 +71,7 @@ func (c *control) store(s *slot, request []byte) {
 			errno = syscall.EAGAIN
 		}
 		s.reply(q.Unique, 0, errno)
-		s.index.close()
+		s.close()
 		c.giveBack(s)
 		c.free <- s
 		return
@@ -89,7 +89,7 @@ func (c *control) store(s *slot, request []byte) {
 		n, status := c.slow.tree.Write(cancel.c, &in, data)
 		s.reply(in.Unique, n, syscall.Errno(status))
 		c.before.answered()
-		s.index.close()
+		s.close()
 		c.slow.ended <- s
 	})
 }
@@ -104,7 +104,7 @@ func (s *slot) reply(unique uint64, n uint32, errno syscall.Errno) {
 	}
 	out := (*fuse.OutHeader)(unsafe.Pointer(&s.mem[slotRequest]))
 	*out = fuse.OutHeader{Length: uint32(length), Status: -int32(errno), Unique: unique}
-	send(s.fd, unsafe.Pointer(out), length)
+	s.answer(s.mem[slotRequest:][:length])
 }
 
 // retire forgets a slow write that is answered.

@@ -1,0 +1,351 @@
+package fuseconn
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"runtime"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/zramfs/zramfs/internal/percpu"
+	"github.com/zramfs/zramfs/internal/uring"
+)
+
+// ErrNoRing: the kernel does not offer FUSE over io_uring for this mount.
+var ErrNoRing = errors.New("kernel offers no FUSE over io_uring")
+
+// Ring is the worker's half of transport ring: a thread for each lane of a
+// Pump that serves what lies in shared memory. INIT, FORGET and what came
+// before the rings were there arrive on /dev/fuse, where a PerCPU with one
+// reader serves them.
+//
+// A worker may die at any point. The next one looks at every entry: what is
+// answered is committed, what was begun is done again as if the kernel had sent
+// it again (Request.Resent), the rest is new.
+type Ring struct {
+	*PerCPU
+	lanes []*lane // immutable
+}
+
+var _ Conn = (*Ring)(nil)
+
+// lane is one thread of the worker. All of it but parked and count belongs to
+// that thread; a Request that is parked belongs to who parked it.
+type lane struct {
+	laneView
+	number   int // immutable, as are the next three
+	cpu      int
+	handler  Handler
+	control  *control
+	requests []*Request // of each entry; immutable
+	taken    []uint64   // per entry, the last request that this worker began
+	parked   atomic.Int32
+	own      int // entries of its CPU's queue; immutable
+	stop     atomic.Bool
+	ended    atomic.Bool
+	count    counters
+}
+
+// NewRing builds on NewPerCPU, with the same rules.
+func NewRing(cfg PerCPUConfig) (*Ring, error) {
+	if len(cfg.Layout.Ring.CPUs) == 0 {
+		return nil, fmt.Errorf("fuseconn: a ring without lanes: %w", errors.ErrUnsupported)
+	}
+	p, err := NewPerCPU(cfg)
+	if err != nil {
+		return nil, err
+	}
+	n := len(cfg.Clones)
+	if err := populateRing(cfg.Memory, cfg.Layout, n); err != nil {
+		return nil, err
+	}
+	r := &Ring{PerCPU: p}
+	for i, cpu := range cfg.Layout.Ring.CPUs {
+		r.lanes = append(r.lanes, newLane(viewLane(cfg.Memory, cfg.Layout, n, i), i, cpu, cfg.Layout.Ring.Depth, cfg.Handler, p.control))
+	}
+	return r, nil
+}
+
+func newLane(v laneView, number, cpu, own int, h Handler, c *control) *lane {
+	ln := &lane{
+		laneView: v, number: number, cpu: cpu, handler: h, control: c, own: own, taken: make([]uint64, len(v.entries)),
+	}
+	for i := range v.entries {
+		e := &ln.entries[i]
+		r := &Request{Reader: number, head: e.head, page: e.page, lane: ln, entry: e, place: i}
+		h.Attach(r)
+		ln.requests = append(ln.requests, r)
+	}
+	return ln
+}
+
+// Transport is the transport's name.
+func (r *Ring) Transport() string { return "ring" }
+
+// Init is PerCPU's. Without an offer of the kernel there is no ring.
+func (r *Ring) Init() error {
+	if err := r.PerCPU.Init(); err != nil {
+		return err
+	}
+	if r.negotiated.Flags&fuse.CAP_OVER_IO_URING == 0 {
+		return fmt.Errorf("fuseconn: INIT: %w", ErrNoRing)
+	}
+	return nil
+}
+
+// Serve runs lanes, reader and control thread until the kernel has ended the
+// connection and every request is answered.
+func (r *Ring) Serve() error {
+	start := func() {
+		for _, ln := range r.lanes {
+			go ln.loop(r.notPinned)
+		}
+	}
+	stop := func() {
+		for _, ln := range r.lanes {
+			ln.end()
+		}
+	}
+	drain := func() {
+		for _, ln := range r.lanes {
+			for ln.parked.Load() > 0 {
+				backoff(10)
+			}
+		}
+	}
+	return r.serve(start, stop, drain)
+}
+
+// Stats reads the counters.
+func (r *Ring) Stats() Stats {
+	s := r.PerCPU.Stats()
+	for _, ln := range r.lanes {
+		c := ln.count.stats(ln.cpu)
+		s.Readers = append(s.Readers, c)
+		s.Resent += c.Resent
+		s.Poisoned += c.Poisoned
+	}
+	return s
+}
+
+// loop serves until it is stopped.
+func (ln *lane) loop(pinned func(error)) {
+	runtime.LockOSThread() // never unlocked, as a reader's
+	if err := percpu.Pin(ln.cpu); err != nil {
+		pinned(err)
+	}
+	batch()
+	for i := range ln.entries {
+		ln.take(i)
+	}
+	ln.wakePump() // which the worker before may have been about to do
+	for {
+		ln.serve()
+		ln.turn.Store(turnPump)
+		uring.Wake(&ln.turn)
+		for ln.turn.Load() == turnPump {
+			if ln.stop.Load() {
+				ln.ended.Store(true)
+				return
+			}
+			uring.Wait(&ln.turn, turnPump)
+		}
+	}
+}
+
+// end stops the thread.
+func (ln *lane) end() {
+	ln.stop.Store(true)
+	for !ln.ended.Load() { // it may just be about to sleep
+		uring.Wake(&ln.turn)
+		backoff(5)
+	}
+}
+
+// serve goes through what the pump has brought.
+func (ln *lane) serve() {
+	for w := range ln.words() {
+		if ln.todo[w].Load() == 0 {
+			continue
+		}
+		for set := ln.todo[w].Swap(0); set != 0; set &= set - 1 {
+			if i := w*64 + bits.TrailingZeros64(set); i < len(ln.entries) {
+				ln.take(i)
+			}
+		}
+	}
+}
+
+// take serves the request of an entry, if there is one that this worker has not
+// begun.
+func (ln *lane) take(i int) {
+	e, r := &ln.entries[i], ln.requests[i]
+	id := e.given.Load()
+	if id == 0 || id == ln.taken[i] {
+		return
+	}
+	ln.taken[i] = id
+	if e.done.Load() == id { // by an earlier worker
+		ln.tell(i)
+		return
+	}
+	r.unique, r.Op = id, Sync
+	again := e.begun.Load() == id
+	if again {
+		e.restore()
+		r.unique |= resent
+		ln.count.resent.Add(1)
+		if ln.control.before.poisons(id) {
+			ln.count.poisoned.Add(1)
+			ln.refuse(r, syscall.EIO)
+			return
+		}
+	} else if !e.keep(ln.isDisk) {
+		ln.count.survived.Add(1)
+		ln.refuse(r, syscall.EIO)
+		return
+	}
+	e.begun.Store(id)
+	h := e.request()
+	h.Unique = r.unique
+	if !ln.isDisk(h) {
+		ln.handOver(r)
+		return
+	}
+	switch h.Opcode {
+	case opRead:
+		ln.count.reads.Add(1)
+	case opWrite:
+		ln.count.writes.Add(1)
+	}
+	ln.count.requests.Add(1)
+	r.Node = h.NodeId
+	if !r.parse(int(e.n)) {
+		ln.refuse(r, syscall.EINVAL)
+		return
+	}
+	if r.Last = ln.full(0); r.Last {
+		ln.count.last.Add(1)
+	}
+	done, parked, errno := ln.handler.Serve(r)
+	if !parked {
+		ln.answer(r, done, errno)
+		return
+	}
+	// From here r may already be in use again.
+	ln.count.parked.Add(1)
+	ln.parked.Add(1)
+}
+
+// isDisk says whether the Handler serves the request.
+func (ln *lane) isDisk(h *fuse.InHeader) bool {
+	switch h.Opcode {
+	case opRead, opWrite, opFallocate, opFsync:
+		return ln.handler.IsDisk(h.NodeId)
+	}
+	return false
+}
+
+// full says whether one more request that waits leaves no more than so many
+// entries of the lane's own queue.
+func (ln *lane) full(rest int) bool {
+	return int(ln.parked.Load())+1+rest >= ln.own
+}
+
+// controlRest is how many entries of a queue control requests leave to the
+// disks.
+const controlRest = 4
+
+// handOver gives the request to the control thread. The entry stays in use
+// until it is answered.
+func (ln *lane) handOver(r *Request) {
+	ln.count.control.Add(1)
+	e := r.entry
+	n := int(e.n)
+	if h := e.request(); h.Opcode == opWrite {
+		if w := (*fuse.WriteIn)(unsafe.Pointer(h)); w.Size > attributeMax {
+			w.Size, n = attributeMax, rwInSize+attributeMax
+			w.Length = uint32(n)
+		}
+	}
+	var s *slot
+	if !ln.full(controlRest) {
+		select {
+		case s = <-ln.control.free:
+		default:
+		}
+	}
+	if s == nil {
+		ln.count.refused.Add(1)
+		ln.refuse(r, syscall.EAGAIN)
+		return
+	}
+	ln.parked.Add(1)
+	s.n, s.large, s.ring = n, r, true
+	ln.control.todo <- s
+}
+
+// answer answers a request of this lane's thread. The pump looks when it has
+// its turn again.
+func (ln *lane) answer(r *Request, n int, errno syscall.Errno) {
+	if errno == 0 && r.Op <= Write && (n < 0 || n > len(r.Data)) {
+		errno = syscall.EIO
+	}
+	size := 0
+	switch {
+	case errno != 0:
+	case r.Op == Read:
+		size = n
+	case r.Op == Write:
+		size = writeOutSize
+		*(*fuse.WriteOut)(unsafe.Pointer(&r.page[0])) = fuse.WriteOut{Size: uint32(n)}
+	}
+	r.entry.reply(r.ID(), size, int32(errno))
+	ln.control.before.answered()
+	ln.tell(r.place)
+}
+
+// refuse answers a request of any kind with an errno.
+func (ln *lane) refuse(r *Request, errno syscall.Errno) {
+	r.Op = Sync
+	ln.answer(r, 0, errno)
+}
+
+// tell says that an entry is answered.
+func (ln *lane) tell(i int) { ln.ready[i/64].Or(1 << (i % 64)) }
+
+// answerLate answers a parked request, from any thread.
+func (ln *lane) answerLate(r *Request, n int, errno syscall.Errno) {
+	ln.answer(r, n, errno) // and r may be in use again
+	ln.parked.Add(-1)
+	if ln.asleep.Load() != 0 {
+		ln.wakePump()
+	}
+}
+
+// wakePump wakes the pump if it waits for the kernel.
+func (ln *lane) wakePump() {
+	ln.late.Add(1)
+	uring.Wake(&ln.late)
+}
+
+// answerControl answers with a reply as it would be written to /dev/fuse; too
+// long a one is an error.
+func (ln *lane) answerControl(r *Request, reply []byte) {
+	out := (*fuse.OutHeader)(unsafe.Pointer(unsafe.SliceData(reply)))
+	n, errno := len(reply)-outHeaderSize, -out.Status
+	if n > len(r.page) {
+		n, errno = 0, int32(syscall.EIO)
+	}
+	copy(r.page, reply[outHeaderSize:][:n])
+	r.entry.reply(r.ID(), n, errno)
+	ln.tell(r.place)
+	ln.parked.Add(-1)
+	if ln.asleep.Load() != 0 {
+		ln.wakePump()
+	}
+}
