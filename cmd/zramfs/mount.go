@@ -58,6 +58,8 @@ func mountCommand() *cobra.Command {
 	f.BoolVar(&c.AllowOther, "allow-other", false, "let other users see the tree, as its modes allow")
 	f.BoolVar(&c.NoStandby, "no-standby", false, "keep no second worker ready: saves a few MiB, and a worker that dies is "+
 		"replaced some milliseconds later")
+	f.BoolVar(&c.Null, "null", false, "answer requests and store nothing, to measure the path to the daemon; attach, swapon, "+
+		"save and restore refuse such a mount")
 	// For tests.
 	f.BoolVar(&c.Memfd, "memfd", false, "regions on memory files, as without a noswap tmpfs")
 	f.BoolVar(&c.NoResend, "no-resend", false, "as a kernel without FUSE_NOTIFY_RESEND")

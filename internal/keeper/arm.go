@@ -40,6 +40,9 @@ type boot struct {
 // makeBoot writes a boot for a new keeper.
 func makeBoot(c Config) (*os.File, error) {
 	b := boot{Config: c}
+	if c.Null {
+		b.note("%s", nullWarning)
+	}
 	err := b.create()
 	return b.file, err
 }

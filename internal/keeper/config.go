@@ -63,6 +63,8 @@ type Config struct {
 	// Patience is how long a write waits for room before it gets ENOSPC; 0: a moment.
 	Patience  time.Duration `json:"patience,omitempty"`
 	NoStandby bool          `json:"no_standby,omitempty"`
+	// Null answers the disk's requests and stores nothing.
+	Null bool `json:"null,omitempty"`
 	// For tests: regions that the kernel can swap out, and a kernel that sends
 	// no request again.
 	Memfd    bool `json:"memfd,omitempty"`
@@ -96,6 +98,9 @@ func (c *Config) Check() error {
 		return Errorf(CodeUsage, "%d segments of a disk of %d bytes: expected a page or more for each", c.Segments, c.Size)
 	}
 	if err := c.Backing.check(); err != nil {
+		return err
+	}
+	if err := c.checkNull(); err != nil {
 		return err
 	}
 	if err := c.checkTransport(); err != nil {

@@ -31,6 +31,7 @@ const (
 	keyCrash      = "crash"
 	keyLocked     = "memory_locked"
 	keyWarning    = "warning"
+	keyNull       = "null"
 )
 
 // facts is what a worker tells about itself.
@@ -61,6 +62,9 @@ func (w *worker) daemonFacts(conn fuseconn.Conn) string {
 	line("oom_score_adj", w.task.OOMScore)
 	line("noswap", yesNo(w.source.NoSwap()))
 	notes := append([]string(nil), w.task.Notes...)
+	if w.task.Config.Null {
+		line(keyNull, yesNo(true))
+	}
 	for _, note := range w.notes {
 		if !slices.Contains(notes, note) { // the worker before found the same
 			notes = append(notes, note)

@@ -40,6 +40,9 @@ func openImageDisk(path string, id, flags int) (*imageDisk, error) {
 	if !slices.Contains(ids, id) {
 		return nil, Errorf(CodeNoAttribute, "%s has no device zram%d", m.Point, id)
 	}
+	if err := refuseNull(m.Point, "saving and restoring"); err != nil {
+		return nil, err
+	}
 	d := &imageDisk{name: "zram" + strconv.Itoa(id), paths: []string{diskPath(m.Point, id)}}
 	segments, _ := filepath.Glob(diskPath(m.Point, id) + ".*")
 	d.paths = append(d.paths, segments...)

@@ -44,6 +44,9 @@ func Attach(path string, id int) (string, []string, error) {
 	if info.Size() == 0 {
 		return "", nil, Errorf(CodeUsage, "zram%d has no size yet: set its disksize first", id)
 	}
+	if err := refuseNull(m.Point, "attach"); err != nil {
+		return "", nil, err
+	}
 	if err := checkLoopPolicy(m.Point, id); err != nil {
 		return "", nil, err
 	}

@@ -156,7 +156,7 @@ func isDead(err error) bool {
 type daemon struct {
 	Keeper, Worker, Standby, Generation int
 	Transport, Reason, Version          string
-	Locked, Resend                      bool
+	Locked, Resend, Null                bool
 	Crash                               string // what one would mean
 	Warnings                            []string
 }
@@ -203,6 +203,8 @@ func parseDaemon(text string) daemon {
 			d.Resend = value == "yes"
 		case keyCrash:
 			d.Crash = value
+		case keyNull:
+			d.Null = value == "yes"
 		case keyWarning:
 			d.Warnings = append(d.Warnings, value)
 		}

@@ -79,6 +79,9 @@ func (w *worker) connConfig(tree *fusefs.Tree) fuseconn.Config {
 	case faultLate:
 		handler = late{tree}
 	}
+	if w.task.Config.Null {
+		handler = null{tree}
+	}
 	return fuseconn.Config{
 		Handler:       handler,
 		Tree:          tree,

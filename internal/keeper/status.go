@@ -35,7 +35,7 @@ type Status struct {
 	Loop       []string  `json:"loop"`
 	Swap       []SwapUse `json:"swap"`
 	Warnings   []string  `json:"warnings"`
-	State      string    `json:"state"` // StateServing or StateDead
+	State      string    `json:"state"` // one of the States
 
 	// The kernel's statistics, each a field by its kernel name.
 	MemoryStat
@@ -54,6 +54,7 @@ type Status struct {
 const (
 	StateServing    = "serving"
 	StateRecovering = "recovering" // its worker is being replaced
+	StateNull       = "null"       // answers, and keeps nothing: mount --null
 	StateDead       = "dead"       // mounted, but its daemon is gone: umount clears it away
 )
 
@@ -184,6 +185,9 @@ func deviceStatus(point string, id int) (Status, error) {
 	s.Version, s.Resend, s.Crash = d.Version, d.Resend, d.Crash
 	s.Transport, s.Reason, s.Locked = d.Transport, d.Reason, d.Locked
 	s.Warnings = append([]string{}, d.Warnings...)
+	if d.Null {
+		s.State = StateNull
+	}
 	return s, r.err
 }
 

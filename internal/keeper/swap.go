@@ -183,8 +183,10 @@ func devicesOf(point string, parts []part) SwapDevices {
 }
 
 func (c *SwapConfig) ensureMount(point string, steps *undo) ([]string, error) {
-	if m, ok, err := host.MountAt(point); err != nil || ok && m.Type == host.FSType {
+	if m, ok, err := host.MountAt(point); err != nil {
 		return nil, err
+	} else if ok && m.Type == host.FSType {
+		return nil, refuseNull(point, "swapon")
 	}
 	switch err := os.Mkdir(point, 0o700); {
 	case err == nil:
