@@ -23,24 +23,23 @@ const (
 type mapper struct {
 	work   chan func(map[*shm.Region]*os.File) // nil: end
 	done   chan struct{}
-	hurry  atomic.Bool // somebody waits for work to be taken
-	regard int         // keeps the reads
+	files  map[*shm.Region]*os.File // of the goroutine until it is done
+	hurry  atomic.Bool              // somebody waits for work to be taken
+	regard int                      // keeps the reads
 }
 
 func startMapper() *mapper {
-	m := &mapper{work: make(chan func(map[*shm.Region]*os.File)), done: make(chan struct{})}
+	m := &mapper{
+		work:  make(chan func(map[*shm.Region]*os.File)),
+		done:  make(chan struct{}),
+		files: make(map[*shm.Region]*os.File),
+	}
 	go m.run()
 	return m
 }
 
 func (m *mapper) run() {
 	defer close(m.done)
-	files := make(map[*shm.Region]*os.File)
-	defer func() {
-		for _, f := range files {
-			f.Close()
-		}
-	}()
 	clock := time.NewTicker(mapperPause)
 	defer clock.Stop()
 	for {
@@ -49,12 +48,16 @@ func (m *mapper) run() {
 			if f == nil {
 				return
 			}
-			f(files)
+			f(m.files)
 		case <-clock.C:
 		}
-		for r, f := range files {
-			m.touch(r, f)
-		}
+		m.touchAll()
+	}
+}
+
+func (m *mapper) touchAll() {
+	for r, f := range m.files {
+		m.touch(r, f)
 	}
 }
 
@@ -85,13 +88,25 @@ func (m *mapper) drop(r *shm.Region) {
 	})
 }
 
+// stop ends it.
 func (m *mapper) stop() {
 	m.do(nil)
 	<-m.done
 }
 
+// finish makes on the caller's thread what has come since the last look, when
+// the worker before this one is dead. Only after stop.
+func (m *mapper) finish() {
+	m.touchAll()
+	for _, f := range m.files {
+		f.Close()
+	}
+	clear(m.files)
+}
+
 // touch reads a page in each reach of a page table that has one.
 func (m *mapper) touch(r *shm.Region, f *os.File) {
+	first := int64(uintptr(r.Base()) % tableReach) // where the region begins in its first reach
 	for at := int64(0); at < r.Size() && !m.hurry.Load(); {
 		start, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
 		if err != nil {
@@ -100,6 +115,6 @@ func (m *mapper) touch(r *shm.Region, f *os.File) {
 		// The page may be punched just now. Then a page is made of the hole,
 		// which the next worker finds when it rebuilds.
 		m.regard += int(r.Bytes(start, 1)[0])
-		at = (start/tableReach + 1) * tableReach
+		at = ((first+start)/tableReach+1)*tableReach - first
 	}
 }

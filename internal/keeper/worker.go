@@ -66,7 +66,6 @@ func RunWorker() error {
 	if err != nil {
 		return errors.Join(err, w.fail(err))
 	}
-	w.hurry()
 	w.faults = host.PageFaults()
 	nameProcess(nameWorker)
 	go w.watchKeeper()
@@ -118,7 +117,11 @@ func (w *worker) stand() (*service, error) {
 	}
 	awaited := w.task.Regions
 	mapper := startMapper()
-	defer mapper.stop()
+	takeOver := func() {
+		mapper.stop()
+		w.hurry()
+		mapper.finish()
+	}
 	for {
 		if awaited == 0 {
 			awaited--
@@ -128,6 +131,7 @@ func (w *worker) stand() (*service, error) {
 		switch {
 		case err != nil:
 			w.alone(awaited < 0)
+			takeOver()
 			return service, nil
 		case m.Kind == msgStop:
 			os.Exit(int(CodeOK))
@@ -150,6 +154,7 @@ func (w *worker) stand() (*service, error) {
 			w.forget(m.Name)
 		case m.Kind == msgGo && m.Order != nil:
 			w.order = *m.Order
+			takeOver()
 			return service, nil
 		}
 		closeAll(files)
