@@ -57,10 +57,23 @@ type ringCommand struct {
 	_             [6]byte
 }
 
+// ProbeRing says why this process cannot have the rings of a Pump, nil if it
+// can.
+func ProbeRing() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	r, err := uring.New(ringDepth)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return r.Probe()
+}
+
 // NewPump populates the memory, which all workers of the mount share, and
 // prepares the lanes. It starts nothing.
 func NewPump(main *os.File, l Layout, readers int, mem Memory) (*Pump, error) {
-	if err := l.Ring.check(); err != nil {
+	if err := l.Ring.Check(); err != nil {
 		return nil, err
 	}
 	if err := populateRing(mem, l, readers); err != nil {

@@ -1,9 +1,7 @@
 package fuseconn
 
 import (
-	"fmt"
 	"os"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -47,24 +45,12 @@ func switchRing(t *testing.T) (back func()) {
 	}
 }
 
-// possible is how many CPUs this machine may ever have.
-func possible() (int, error) {
-	text, err := os.ReadFile("/sys/devices/system/cpu/possible")
-	if err != nil {
-		return 0, err
-	}
-	list := strings.TrimSpace(string(text))
-	var last int
-	_, err = fmt.Sscan(list[strings.LastIndexAny(list, ",-")+1:], &last)
-	return last + 1, err
-}
-
 func mountRing(mountpoint string, cfg Config) (*Ring, *Pump, error) {
 	cpus, err := percpu.Allowed()
 	if err != nil {
 		return nil, nil, err
 	}
-	n, err := possible()
+	n, err := percpu.Possible()
 	if err != nil {
 		return nil, nil, err
 	}

@@ -77,8 +77,8 @@ func (l *RingLayout) queues(lane int) (ids []uint16) {
 	return ids
 }
 
-// check refuses what does not fit.
-func (l *RingLayout) check() error {
+// Check refuses what does not fit.
+func (l *RingLayout) Check() error {
 	for i, cpu := range l.CPUs {
 		if n := len(l.queues(i)); n > maxEntries || cpu < 0 || cpu >= l.Queues {
 			return fmt.Errorf("fuseconn: %d CPUs are possible and %d may be used: a ring serves up to %d requests a CPU: %w",

@@ -28,6 +28,16 @@ func Unmount(dir string, lazy bool) error {
 	return nil
 }
 
+// Abort ends the FUSE connection of what is mounted on a directory: everybody
+// who waits for it gets an error. It is unmounted as well unless it is in use.
+func Abort(dir string) error {
+	err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW|unix.MNT_FORCE)
+	if err != nil && !errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("abort %s: %w", dir, err)
+	}
+	return nil
+}
+
 func fusermount(dir string, lazy bool) error {
 	flags := "-u"
 	if lazy {

@@ -15,6 +15,9 @@ import (
 // become turns this process into the keeper of another program. It returns
 // only if it cannot, and then everything is as before.
 func (k *keeper) become(program *os.File, asker *os.File, result json.RawMessage) error {
+	if k.pump != nil {
+		return errRingKeeper
+	}
 	ended := k.pause()
 	err := errors.New("a worker ended just now")
 	if len(ended) == 0 {

@@ -30,6 +30,7 @@ const (
 const (
 	TransportAuto   = "auto"
 	TransportPercpu = "percpu"
+	TransportRing   = "ring"
 	TransportGofuse = "gofuse"
 )
 
@@ -41,7 +42,9 @@ const PolicyRefuse = "refuse"
 func Policies() []string { return []string{"snapshot", "wait", PolicyRefuse} }
 
 // Transports lists the transports.
-func Transports() []string { return []string{TransportAuto, TransportPercpu, TransportGofuse} }
+func Transports() []string {
+	return []string{TransportAuto, TransportPercpu, TransportRing, TransportGofuse}
+}
 
 // Config is what a mount was asked to be. It travels as JSON from the command
 // to the keeper and on to each worker.
@@ -55,6 +58,7 @@ type Config struct {
 	Policy      string `json:"policy,omitempty"`       // as ParsePolicy gives it; "": off
 	Streams     int    `json:"streams,omitempty"`
 	Transport   string `json:"transport"`
+	EnableURing bool   `json:"enable_uring,omitempty"` // switch FUSE over io_uring on in the kernel
 	AllowOther  bool   `json:"allow_other,omitempty"`
 	Foreground  bool   `json:"foreground,omitempty"`
 	Segments    int    `json:"segments,omitempty"` // files that cut zram0, 0: none
@@ -123,6 +127,9 @@ func checkPageSize(size int) error {
 }
 
 func (c *Config) checkTransport() error {
+	if c.EnableURing && c.Transport != TransportRing {
+		return Errorf(CodeUsage, "--enable-uring is for --transport ring, not for %s", c.Transport)
+	}
 	admin := host.Capable(host.CapSysAdmin)
 	switch c.Transport {
 	case TransportAuto, "":
@@ -135,6 +142,8 @@ func (c *Config) checkTransport() error {
 			return Errorf(CodeNotPermitted, "transport percpu mounts by itself and needs root (CAP_SYS_ADMIN): "+
 				"use --transport auto or gofuse")
 		}
+	case TransportRing:
+		return c.checkRing(admin)
 	case TransportGofuse:
 	default:
 		return Errorf(CodeUsage, "unknown transport %q: expected one of %s", c.Transport, strings.Join(Transports(), ", "))

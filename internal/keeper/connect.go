@@ -32,6 +32,11 @@ func (k *keeper) connect() error {
 	if k.boot.Config.Backing.Path != "" {
 		layout = layout.Patient(len(readers))
 	}
+	if k.boot.Config.Transport == TransportRing {
+		if readers, layout, err = planRing(cpus, memory); err != nil {
+			return err
+		}
+	}
 	k.held.cpus, k.held.layout = readers, layout
 	page, err := k.source.Create(roleHeader, headerSize)
 	if err != nil {

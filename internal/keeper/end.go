@@ -65,6 +65,9 @@ func (k *keeper) end() error {
 			p.signal(unix.SIGKILL) // it holds copies of the files, and nothing to finish
 		}
 	}
+	if k.pump != nil {
+		k.pump.Stop() // its entries hold the connection open, as files do
+	}
 	point := k.held.point
 	k.held.point, k.held.source = nil, nil // closed below
 	k.held.close()                         // the last files of a connection that still has users: it ends with errors, not a hang

@@ -56,7 +56,7 @@ func (w *worker) daemonFacts(conn fuseconn.Conn) string {
 	line("max_write", negotiated.MaxWrite)
 	line("max_background", negotiated.MaxBackground)
 	line(keyResend, yesNo(w.resends(conn)))
-	line(keyCrash, crashMeans(w.resends(conn), w.buffers != nil))
+	line(keyCrash, w.crashMeans(conn))
 	line(keyLocked, yesNo(w.locked && (w.task.Locked || w.buffers == nil)))
 	line("io_flusher", yesNo(w.task.Flusher && allFlush()))
 	line("oom_score_adj", w.task.OOMScore)
@@ -96,6 +96,9 @@ func crashMeans(resend, held bool) string {
 func (w *worker) transportReason() string {
 	if w.buffers == nil {
 		return "a mount of its own needs CAP_SYS_ADMIN, or gofuse was asked for"
+	}
+	if w.onRing() {
+		return "was asked for: FUSE over io_uring, in rings that the keeper owns"
 	}
 	return "may mount: a thread and a /dev/fuse file for each CPU"
 }

@@ -13,7 +13,7 @@ import (
 // format numbers everything that lies in shared memory, the regions of devices
 // and the messages between keeper and worker included: processes of another
 // format do not work together.
-const format = 3
+const format = 4
 
 // The header region of a mount: spans of whole pages, in this order.
 const (

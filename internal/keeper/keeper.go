@@ -33,6 +33,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zramfs/zramfs/internal/fuseconn"
 	"github.com/zramfs/zramfs/internal/host"
 	"github.com/zramfs/zramfs/internal/shm"
 )
@@ -70,8 +71,9 @@ type keeper struct {
 	failures   int                   // workers in a row that never served, or died by a fault at once
 	due        due
 	clock      *time.Timer
-	locker     locker       // of memory that the kernel could swap out
-	swap       *swapThreads // nil: the mount is no swap
+	locker     locker         // of memory that the kernel could swap out
+	swap       *swapThreads   // nil: the mount is no swap
+	pump       *fuseconn.Pump // of transport ring, from the first worker on; nil: none
 
 	events   chan event
 	signals  chan os.Signal

@@ -19,6 +19,9 @@ func (w *worker) replaceKeeper() *control {
 		w.clearAway()
 		os.Exit(int(CodeFailure))
 	}
+	if w.onRing() {
+		w.endRing()
+	}
 	w.header.crash().caretaker.Store(int64(os.Getpid())) // who waits leaves it to this process while it lives
 	w.keepers = min(w.keepers+1, maxFailures)
 	if time.Since(w.keeper) >= quickDeath {

@@ -165,6 +165,10 @@ func (k *keeper) order(p *process) {
 
 // serving: the worker answers requests.
 func (k *keeper) serving(p *process, m message) {
+	if err := k.startPump(); err != nil {
+		k.finish(err)
+		return
+	}
 	p.stage, p.served = serving, true
 	k.due.served = time.Time{}
 	if k.generation == 1 {

@@ -27,7 +27,7 @@ type service struct {
 	set  *blockdev.Set
 	tree *fusefs.Tree
 	conn fuseconn.Conn
-	cpu  *fuseconn.PerCPU // conn, unless this process mounts
+	cpu  heldConn // conn, unless this process mounts
 }
 
 // build makes the devices' set, the tree and the connection. Nothing of it
@@ -57,7 +57,7 @@ func (w *worker) build() (*service, error) {
 	if w.buffers == nil {
 		return s, nil
 	}
-	s.cpu, err = fuseconn.NewPerCPU(fuseconn.PerCPUConfig{
+	s.cpu, err = newConn(fuseconn.PerCPUConfig{
 		Config:   w.connConfig(s.tree),
 		Main:     w.held.fuse[0],
 		Clones:   w.held.fuse[1:],

@@ -205,6 +205,9 @@ func (w *worker) alone(prepared bool) {
 	if w.header.region == nil {
 		os.Exit(int(CodeFailure))
 	}
+	if w.onRing() {
+		w.endRing()
+	}
 	c := w.header.crash()
 	serves, serving := c.worker.Load(), (*os.File)(nil) // gone: it was just to be replaced
 	if serves != 0 && serves != int64(os.Getpid()) {    // or the order to us was on its way

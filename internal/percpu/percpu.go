@@ -6,6 +6,9 @@ package percpu
 
 import (
 	"fmt"
+	"os"
+	"strconv"
+	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +31,21 @@ func Allowed() ([]int, error) {
 		}
 	}
 	return cpus, nil
+}
+
+// Possible is how many CPUs this machine may ever have: each has a smaller
+// number.
+func Possible() (int, error) {
+	text, err := os.ReadFile("/sys/devices/system/cpu/possible")
+	if err != nil {
+		return 0, fmt.Errorf("percpu: %w", err)
+	}
+	list := strings.TrimSpace(string(text)) // as 0-3,8
+	last, err := strconv.Atoi(list[strings.LastIndexAny(list, ",-")+1:])
+	if err != nil {
+		return 0, fmt.Errorf("percpu: possible CPUs %q: %w", list, err)
+	}
+	return last + 1, nil
 }
 
 // Pin ties the calling thread to one CPU. The caller has locked its goroutine
