@@ -45,13 +45,36 @@ type Wrong struct {
 
 // Report is the outcome of a run.
 type Report struct {
-	Bytes   int64   `json:"bytes"`
-	Limit   int64   `json:"limit_bytes,omitempty"`
-	Phases  []Phase `json:"phases"`
-	Wrong   int     `json:"wrong_pages"`
-	First   []Wrong `json:"first_wrong,omitempty"` // at most maxWrong
-	Swapped int64   `json:"swapped_bytes"`         // the most of any phase
-	Locked  bool    `json:"base_locked"`
+	Bytes   int64    `json:"bytes"`
+	Limit   int64    `json:"limit_bytes,omitempty"`
+	Phases  []Phase  `json:"phases"`
+	Wrong   int      `json:"wrong_pages"`
+	First   []Wrong  `json:"first_wrong,omitempty"` // at most maxWrong
+	Swapped int64    `json:"swapped_bytes"`         // the most of any phase
+	Locked  bool     `json:"base_locked"`
+	Latency *Latency `json:"latency,omitempty"` // of RunLatency
+}
+
+// Merge adds the report of a process that ran at the same time: its work, and
+// its rate.
+func (r *Report) Merge(other *Report) {
+	r.Bytes += other.Bytes
+	r.Wrong += other.Wrong
+	r.Swapped += other.Swapped
+	r.Locked = r.Locked && other.Locked
+	r.First = append(r.First, other.First...)
+	r.First = r.First[:min(len(r.First), maxWrong)]
+	for i := range min(len(r.Phases), len(other.Phases)) {
+		p, o := &r.Phases[i], &other.Phases[i]
+		p.Pages += o.Pages
+		p.Rewritten += o.Rewritten
+		p.Wrong += o.Wrong
+		p.Seconds = max(p.Seconds, o.Seconds)
+		p.MiBs += o.MiBs
+		p.PagesPerS += o.PagesPerS
+		p.WorstMs = max(p.WorstMs, o.WorstMs)
+		p.Swapped += o.Swapped
+	}
 }
 
 // maxWrong bounds how many wrong pages a report names.

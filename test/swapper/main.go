@@ -9,21 +9,15 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/docker/go-units"
-	"golang.org/x/sys/unix"
 
 	"github.com/zramfs/zramfs/internal/swapload"
 	"github.com/zramfs/zramfs/internal/testpages"
@@ -45,6 +39,9 @@ type options struct {
 	touches     int
 	seed        uint64
 	device      string
+	procs       int
+	latency     bool
+	resp        bool
 	json        bool
 	progress    bool
 }
@@ -57,6 +54,8 @@ func main() {
 	switch dir := os.Getenv(joinEnv); {
 	case o.device != "":
 		err = runDevice(o)
+	case o.resp:
+		err = writeCommands(o, os.Stdout)
 	case dir == "" && o.limit > 0:
 		err = runLimited(o)
 	default:
@@ -83,6 +82,9 @@ func parse(args []string) (*options, error) {
 	fs.IntVar(&o.touches, "touches", -1, "random touches, half of them writes; -1: as many as there are pages")
 	fs.Uint64Var(&o.seed, "seed", 1, "seed of the random touches")
 	fs.StringVar(&o.device, "device", "", "write the pages to this file or block device, read them back, and end")
+	fs.IntVar(&o.procs, "procs", 1, "share the memory among this many processes in the one cgroup of -limit")
+	fs.BoolVar(&o.latency, "latency", false, "have the kernel swap the memory out, and time the touch of each page")
+	fs.BoolVar(&o.resp, "resp", false, "print the pages as commands that fill a Redis, for redis-cli --pipe, and end")
 	fs.BoolVar(&o.json, "json", false, "print the report as JSON")
 	fs.BoolVar(&o.progress, "progress", false, "show how far it is, on standard error")
 	if err := fs.Parse(args); err != nil {
@@ -97,6 +99,9 @@ func parse(args []string) (*options, error) {
 	}
 	if o.limit, err = units.RAMInBytes(limit); err != nil || o.limit < 0 {
 		return nil, fmt.Errorf("-limit %s: want a size such as 256M, or 0", limit)
+	}
+	if o.procs < 1 || o.procs > 1 && o.limit == 0 {
+		return nil, fmt.Errorf("-procs %d: want 1 or more, and more than one only with -limit", o.procs)
 	}
 	if o.touches < 0 {
 		o.touches = int(o.size / swapload.PageSize)
@@ -161,58 +166,16 @@ func runHere(o *options, join string) error {
 	if o.progress {
 		cfg.Progress = newProgress()
 	}
-	rep, err := swapload.Run(cfg)
+	do := swapload.Run
+	if o.latency {
+		do = swapload.RunLatency
+	}
+	rep, err := do(cfg)
 	if err != nil {
 		return err
 	}
 	rep.Limit, rep.Locked = o.limit, rep.Locked && locked
 	return show(o, rep)
-}
-
-// runLimited runs this program again inside a memory cgroup of its own, and
-// removes the cgroup however the run ends.
-func runLimited(o *options) error {
-	group, err := swapload.NewMemcg(fmt.Sprintf("zramfs-swapper-%d", os.Getpid()), o.limit)
-	if errors.Is(err, swapload.ErrNoMemcg) {
-		return fmt.Errorf("%w (be root; in a container, mount the memory cgroup read-write)", err)
-	} else if err != nil {
-		return err
-	}
-	defer group.Remove()
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
-
-	// The death signal follows the thread that started the child.
-	runtime.LockOSThread()
-	child := exec.Command("/proc/self/exe", os.Args[1:]...)
-	child.Env = append(os.Environ(), joinEnv+"="+group.Dir())
-	child.Stdout, child.Stderr = os.Stdout, os.Stderr
-	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	if err := child.Start(); err != nil {
-		return err
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- child.Wait() }()
-	select {
-	case <-signals:
-		_ = child.Process.Kill()
-		<-ended
-	case <-ended:
-	}
-	code := child.ProcessState.ExitCode()
-	if code < 0 {
-		why := "was " + child.ProcessState.String()
-		if group.OOMKills() > 0 {
-			why = "was killed because no memory and no swap was left (see /proc/swaps)"
-		}
-		fmt.Fprintln(os.Stderr, "swapper: the run", why)
-		code = exitKilled
-	}
-	if err := group.Remove(); err != nil {
-		fmt.Fprintln(os.Stderr, "swapper:", err)
-	}
-	os.Exit(code)
-	return nil
 }
 
 // runDevice writes the pages to a device and reads them back.
