@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -196,4 +197,18 @@ func SetPolicy(tid, policy, priority int) error {
 		return fmt.Errorf("schedule thread %d: %w", tid, err)
 	}
 	return nil
+}
+
+// SetDeadline gives the calling thread first place on its CPU for part of each
+// period; where that is not granted, SCHED_FIFO, which has no bound. Threads
+// that it starts do not inherit it. The thread must be free to run on every CPU.
+func SetDeadline(runtime, period time.Duration) error {
+	attr := unix.SchedAttr{
+		Size: unix.SizeofSchedAttr, Policy: unix.SCHED_DEADLINE, Flags: unix.SCHED_FLAG_RESET_ON_FORK,
+		Runtime: uint64(runtime), Deadline: uint64(period), Period: uint64(period),
+	}
+	if err := unix.SchedSetAttr(0, &attr, 0); err == nil {
+		return nil
+	}
+	return SetPolicy(0, unix.SCHED_FIFO, 1)
 }

@@ -150,7 +150,10 @@ func checkUpkeep(in *inspection) finding {
 			return unknown(err)
 		}
 		for _, t := range threads {
-			if t.Policy == unix.SCHED_FIFO {
+			switch t.Policy {
+			case unix.SCHED_DEADLINE:
+				return pass("SCHED_DEADLINE")
+			case unix.SCHED_FIFO:
 				return pass("SCHED_FIFO %d", t.Priority)
 			}
 		}

@@ -2,18 +2,29 @@ package keeper
 
 import (
 	"runtime"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/zramfs/zramfs/internal/host"
 )
 
+// Share of a CPU that an urgent thread may have: the rest is for those who free
+// memory while it waits for some. One that looks for memory in the kernel does
+// not sleep, and with SCHED_FIFO it kept the readers and the kernel's loop
+// threads from the only CPU until the machine was lost (128 MiB, in a guest).
+const (
+	urgentPeriod = 10 * time.Millisecond
+	upkeepTime   = 3 * time.Millisecond
+	hurryTime    = 6 * time.Millisecond
+)
+
 // beUrgent gives the calling thread real-time priority, for the one that
 // commits memory for the store. The kernel lets it take half of what is below
 // its last watermark, where the programs whose pages are being swapped out take
-// nothing any more. It computes nothing, so it keeps nobody waiting.
-func beUrgent() {
-	_ = host.SetPolicy(0, unix.SCHED_FIFO, 1) // doctor tells where it may not
+// nothing any more.
+func beUrgent(time time.Duration) {
+	_ = host.SetDeadline(time, urgentPeriod) // doctor tells where it may not
 }
 
 // hurry makes the thread that takes over from a dead worker urgent, for the same
@@ -23,7 +34,7 @@ func beUrgent() {
 func (w *worker) hurry() {
 	if w.task.Config.Segments > 0 && !w.task.Config.leavesOut(guardStandby) {
 		runtime.LockOSThread()
-		beUrgent()
+		beUrgent(hurryTime)
 	}
 }
 

@@ -237,7 +237,7 @@ func (w *worker) deviceConfig() (blockdev.Config, error) {
 		config.Reach = -1
 	}
 	if c.Segments > 0 && !c.leavesOut(guardUpkeep) {
-		config.UpkeepThread = beUrgent
+		config.UpkeepThread = func() { beUrgent(upkeepTime) }
 	}
 	if c.leavesOut(guardReserve) {
 		config.ReserveLow, config.ReserveHigh = 1, 1
