@@ -63,6 +63,9 @@ func dirOf(kind uint64) (blockdev.Dir, bool) {
 	return 0, false
 }
 
+// nameZramfs is the directory in a device's that the kernel's zram lacks.
+const nameZramfs = "zramfs"
+
 // entry is a name in a directory.
 type entry struct {
 	name string
@@ -135,13 +138,14 @@ func (t *Tree) list(node uint64) ([]entry, bool) {
 	if !ok || t.device(id) == nil {
 		return nil, false
 	}
-	var all []entry
-	for _, e := range t.rows.byDir[dir] {
+	rows := t.rows.byDir[dir]
+	all := make([]entry, 0, len(rows)+1)
+	for _, e := range rows {
 		e.node = deviceNode(id, e.node)
 		all = append(all, e)
 	}
 	if kind == kindBlock {
-		all = append(all, entry{"zramfs", deviceNode(id, kindZramfs), true})
+		all = append(all, entry{nameZramfs, deviceNode(id, kindZramfs), true})
 	}
 	return all, true
 }
@@ -157,11 +161,29 @@ func (t *Tree) find(dir uint64, name string) (node uint64) {
 		}
 		return 0
 	}
-	entries, _ := t.list(dir)
-	for _, e := range entries {
+	for _, e := range fixed[dir] {
 		if e.name == name {
 			return e.node
 		}
+	}
+	return t.findRow(dir, name)
+}
+
+// findRow looks a name up in a directory of a device. Without making a list:
+// who reads attributes does so by name, and garbage is collected rarely.
+func (t *Tree) findRow(dir uint64, name string) (node uint64) {
+	id, kind := split(dir)
+	rows, ok := dirOf(kind)
+	if !ok || t.device(id) == nil {
+		return 0
+	}
+	for _, e := range t.rows.byDir[rows] {
+		if e.name == name {
+			return deviceNode(id, e.node)
+		}
+	}
+	if kind == kindBlock && name == nameZramfs {
+		return deviceNode(id, kindZramfs)
 	}
 	return 0
 }

@@ -115,9 +115,12 @@ func (t *Tree) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryLis
 	if !ok {
 		return fuse.ENOTDIR
 	}
-	entries = append([]entry{{".", in.NodeId, true}, {"..", nodeRoot, true}}, entries...)
-	for i := min(in.Offset, uint64(len(entries))); i < uint64(len(entries)); i++ {
-		e := entries[i]
+	first := [...]entry{{".", in.NodeId, true}, {"..", nodeRoot, true}}
+	for i := in.Offset; i < uint64(len(first)+len(entries)); i++ {
+		e := first[i%2]
+		if i >= uint64(len(first)) {
+			e = entries[i-uint64(len(first))]
+		}
 		mode := uint32(syscall.S_IFREG)
 		if e.dir {
 			mode = syscall.S_IFDIR

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"github.com/zramfs/zramfs/blockdev"
@@ -308,5 +309,30 @@ func TestNodesAreDistinct(t *testing.T) {
 		if _, k := split(deviceNode(7, kind)); k != kind {
 			t.Errorf("kind %x comes back as %x", kind, k)
 		}
+	}
+}
+
+// Looking an attribute up leaves no garbage: it is collected rarely, and lies in
+// memory that was populated for it.
+func TestLookupDoesNotAllocate(t *testing.T) {
+	set, src, err := newSet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	tree := New(set, Options{})
+	h := fuse.InHeader{NodeId: deviceNode(0, kindBlock)}
+	var out fuse.EntryOut
+	var last fuse.Status
+	allocs := testing.AllocsPerRun(100, func() {
+		for _, name := range []string{"mm_stat", "io_stat", nameZramfs, "nothing"} {
+			last = tree.Lookup(nil, &h, name, &out)
+		}
+	})
+	if allocs > 0 || last != fuse.ENOENT {
+		t.Errorf("%v allocations for four lookups, the last %v", allocs, last)
+	}
+	if err := errors.Join(set.Device(0).Check(), set.Close()); err != nil {
+		t.Error(err)
 	}
 }

@@ -14,11 +14,12 @@ import (
 // The worker's heap does not grow while it serves a steady load, and is not
 // collected then: a cycle would stop every thread, perhaps while one of them
 // waits for a page. Attribute reads leave some garbage; it is collected when
-// enough has gathered, by a call of our own, and never while memory is short.
-// Until then it lies in memory that was populated beforehand.
+// enough has gathered, by a call of our own, and while memory is short not
+// before it must be: until then it lies in memory that was populated beforehand.
+// Whoever took more would wait for a page, and a cycle would wait for him.
 const (
 	heapRoom = 64 << 20 // above what is live, before the runtime steps in, bytes
-	heapLook = time.Second
+	heapLook = 250 * time.Millisecond
 )
 
 const (
@@ -39,18 +40,20 @@ func startHeap() {
 	go tendHeap(samples)
 }
 
-// tendHeap looks every second; it allocates nothing itself. What codecs were
+// tendHeap looks now and then; it allocates nothing itself. What codecs were
 // given since raises the limit, so that the collector never fights them.
 func tendHeap(samples []metrics.Sample) {
-	meter, err := host.OpenMeter() // without one it never collects
+	meter, err := host.OpenMeter() // without one it collects late
 	last, cycles := samples[1].Value.Uint64(), samples[2].Value.Uint64()
-	slack := uint64(heapSlack() / 2) // the other half is for times when it must not collect
+	slack := uint64(heapSlack() / 2) // the other half is for times when it should not collect
+	most := uint64(heapSlack()) / 4 * 3
 	for range time.Tick(heapLook) {
 		metrics.Read(samples)
-		if samples[2].Value.Uint64() == cycles && samples[1].Value.Uint64()-last < slack {
+		garbage := samples[1].Value.Uint64() - last
+		if samples[2].Value.Uint64() == cycles && garbage < slack {
 			continue
 		}
-		if err != nil || scarce(meter) {
+		if garbage < most && (err != nil || scarce(meter)) {
 			continue
 		}
 		if samples[2].Value.Uint64() == cycles { // else settleHeap has collected
