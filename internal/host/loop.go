@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,7 +25,7 @@ type Loop struct {
 const loopTries = 16
 
 // AttachLoop puts a loop device on the file: direct I/O, blocks of 4096
-// bytes, stable_writes on, writeback throttling off. It returns warnings for
+// bytes, stable_writes on, writeback throttling off, requests counted. It returns warnings for
 // queue settings that the machine does not let us make; without direct I/O it
 // detaches again and returns ErrNoDirectIO. No device to be had: ErrNoLoop.
 func AttachLoop(file string) (Loop, []string, error) {
@@ -54,7 +55,11 @@ func AttachLoop(file string) (Loop, []string, error) {
 	for _, set := range []struct{ file, value string }{
 		{"queue/stable_writes", "1"}, // sampled by swapon and by mounts, so set before them
 		{"queue/wbt_lat_usec", "0"},
+		{"queue/iostats", "1"}, // without it none is ever in flight, as the watchdog sees it
 	} {
+		if now, err := readTrimmed(loop.sys(set.file)); err == nil && now == set.value {
+			continue
+		}
 		if err := writeValue(loop.sys(set.file), set.value); err != nil {
 			warnings = append(warnings, err.Error())
 		}
@@ -109,7 +114,26 @@ func openLoop(number int) (*os.File, error) {
 
 // DetachLoop frees a loop device; busy (mounted, swap) gives EBUSY. The queue
 // settings go back first, since the next user of the device would inherit them.
+// Somebody who only passes by, as udev does or another who looks for a free
+// device, delays it to when he closes it: that is waited for, but not for ever.
 func DetachLoop(path string) error {
+	if err := detachLoop(path); err != nil {
+		return err
+	}
+	backing := filepath.Join("/sys/block", filepath.Base(path), "loop/backing_file")
+	for end := time.Now().Add(detachWait); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(backing); err != nil {
+			break
+		}
+	}
+	return nil
+}
+
+// detachWait is for passers-by. Who holds it longer is its last user, and the
+// kernel detaches it when he is done.
+const detachWait = 2 * time.Second
+
+func detachLoop(path string) error {
 	// LOOP_CLR_FD on a device that others use succeeds and detaches later, at
 	// their last close. An exclusive open tells a user from a passer-by.
 	dev, err := os.OpenFile(path, os.O_RDWR|unix.O_EXCL|unix.O_CLOEXEC, 0)

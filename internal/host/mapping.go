@@ -28,7 +28,8 @@ func Mappings(pid int) ([]Mapping, error) {
 }
 
 // parseMappings leaves out what the kernel itself maps into each process
-// ([vdso], [vvar], ...): it is no memory of the process, and never swapped.
+// ([vdso], [vvar], an io_uring, ...): it is no memory of the process, and never
+// swapped.
 func parseMappings(smaps string) []Mapping {
 	var all []Mapping
 	for line := range strings.Lines(smaps) {
@@ -59,7 +60,7 @@ func parseMappings(smaps string) []Mapping {
 		}
 	}
 	return slices.DeleteFunc(all, func(m Mapping) bool {
-		return strings.HasPrefix(m.Name, "[v")
+		return strings.HasPrefix(m.Name, "[v") || strings.HasPrefix(m.Name, "anon_inode:[io_uring]")
 	})
 }
 
