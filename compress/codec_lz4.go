@@ -17,7 +17,7 @@ func newLZ4(p Params) (codec, error) {
 }
 
 func (c *lz4Codec) compress(dst []byte, page *[PageSize]byte) int {
-	return c.enc.encode(dst, page, c.acceleration)
+	return c.enc.encode((*[outSize]byte)(dst), page, c.acceleration)
 }
 
 func (c *lz4Codec) decompress(dst *[PageSize]byte, src []byte) bool { return lz4Block(dst, src) }

@@ -5,6 +5,8 @@ import (
 	"math/rand"
 	"testing"
 
+	"github.com/pierrec/lz4/v4"
+
 	"github.com/zramfs/zramfs/internal/testpages"
 )
 
@@ -218,22 +220,32 @@ func FuzzRoundTripS2(f *testing.F)      { fuzzRoundTrip(f, "s2") }
 func FuzzRoundTripDeflate(f *testing.F) { fuzzRoundTrip(f, "deflate") }
 func FuzzRoundTripNone(f *testing.F)    { fuzzRoundTrip(f, "none") }
 
-// The encoder believes no length: a dst of any size is filled or refused, never
-// overrun, also when the page changes under it.
-func TestLZ4ShortDestination(t *testing.T) {
+// No page makes a block longer than the format's bound, which fits the output
+// buffer, and nothing is written behind what the last copy of 16 may touch.
+func TestLZ4Bound(t *testing.T) {
 	var e lz4Encoder
-	for _, page := range sample(t, 900) {
-		full := make([]byte, outSize)
-		want := e.encode(full, (*[PageSize]byte)(page), 1)
-		for size := 0; size < want+40; size += 7 {
-			dst := make([]byte, size+64)
-			fill(dst, 0xa5)
-			n := e.encode(dst[:size:size], (*[PageSize]byte)(page), 1)
-			if n != 0 && (n != want || !bytes.Equal(dst[:n], full[:n])) || n > size {
-				t.Fatalf("%d bytes in %d, %d without a limit", n, size, want)
+	bound := lz4.CompressBlockBound(PageSize)
+	rnd := rand.New(rand.NewSource(3))
+	pages := sample(t, 900)
+	// Matches of four bytes, each with a literal or two between: the most that a page
+	// can have of sequences.
+	for between := range 4 {
+		page := make([]byte, PageSize)
+		rnd.Read(page)
+		for i := 64; i+8 <= PageSize; i += 4 + between {
+			copy(page[i:i+4], page[rnd.Intn(i-3):])
+		}
+		pages = append(pages, page)
+	}
+	for _, page := range pages {
+		for _, acceleration := range []int{1, 3, 70_000} {
+			var dst [outSize]byte
+			fill(dst[:], 0xa5)
+			if n := e.encode(&dst, (*[PageSize]byte)(page), acceleration); n >= PageSize {
+				t.Fatalf("%d bytes", n)
 			}
-			if bytes.Count(dst[size:], []byte{0xa5}) != 64 {
-				t.Fatal("wrote past dst")
+			if tail := dst[bound+16:]; bytes.Count(tail, []byte{0xa5}) != len(tail) {
+				t.Fatal("wrote behind what a block may take")
 			}
 		}
 	}
