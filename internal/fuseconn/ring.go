@@ -142,11 +142,10 @@ func (ln *lane) loop(pinned func(error)) {
 	for i := range ln.entries {
 		ln.take(i)
 	}
-	ln.wakePump() // which the worker before may have been about to do
+	ln.wakePump() // which the worker before may have been about to do, as below
+	uring.Wake(&ln.turn)
 	for {
-		ln.serve()
-		ln.turn.Store(turnPump)
-		uring.Wake(&ln.turn)
+		// It is given back by who has it only: todo may be filled at any time.
 		for ln.turn.Load() == turnPump {
 			if ln.stop.Load() {
 				ln.ended.Store(true)
@@ -154,6 +153,9 @@ func (ln *lane) loop(pinned func(error)) {
 			}
 			uring.Wait(&ln.turn, turnPump)
 		}
+		ln.serve()
+		ln.turn.Store(turnPump)
+		uring.Wake(&ln.turn)
 	}
 }
 

@@ -1,12 +1,20 @@
 package fuseconn
 
 import (
+	"bytes"
 	"os"
+	"runtime"
+	"slices"
+	"syscall"
 	"testing"
+	"time"
+	"unsafe"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"github.com/zramfs/zramfs/internal/percpu"
+	"github.com/zramfs/zramfs/internal/uring"
 )
 
 const ringSwitch = "/sys/module/fuse/parameters/enable_uring"
@@ -82,4 +90,239 @@ func mountRing(mountpoint string, cfg Config) (*Ring, *Pump, error) {
 		return nil, nil, err
 	}
 	return r, pump, pump.Start()
+}
+
+// testLane is a lane over plain memory; the test is its pump.
+type testLane struct {
+	laneView
+	mem memory
+	l   Layout
+	id  uint64
+}
+
+func newTestLane(t testing.TB) *testLane {
+	t.Helper()
+	_, l := PlanRing([]int{0}, 1, 4<<30)
+	mem, err := anonymous(l.Bytes(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Munmap(mem) })
+	return &testLane{laneView: viewLane(mem, l, 1, 0), mem: mem, l: l}
+}
+
+// worker makes the worker's side.
+func (tl *testLane) worker(h Handler, poison ...uint64) *lane {
+	c := newControl(newTree(), (&Config{MaxBackground: 64}).mountOptions(tl.l.Payload),
+		tl.mem.Bytes(tl.l.buffers(1), tl.l.slots()), tl.mem.Bytes(tl.l.buffers(1)+tl.l.slots(), pageSize+int64(tl.l.Reply)),
+		&before{poison: poison})
+	return newLane(tl.laneView, 0, -1, tl.l.Ring.Depth, h, c)
+}
+
+// give puts a request in an entry, as the kernel and the pump would.
+func (tl *testLane) give(i int, opcode uint32, node, off uint64, size int) (id uint64) {
+	tl.id += 2
+	e := &tl.entries[i]
+	q := fuse.WriteIn{
+		InHeader: fuse.InHeader{Length: uint32(rwInSize), Opcode: opcode, Unique: tl.id, NodeId: node},
+		Offset:   off, Size: uint32(size),
+	}
+	e.payload = 0
+	if opcode == opWrite {
+		e.payload = uint32(size)
+		q.Length += uint32(size)
+	}
+	b := unsafe.Slice((*byte)(unsafe.Pointer(&q)), rwInSize)
+	copy(e.inOut[:], b[:inHeaderSize])
+	copy(e.opIn[:], b[inHeaderSize:])
+	e.given.Store(tl.id)
+	tl.todo[0].Or(1 << i)
+	return tl.id
+}
+
+func (tl *testLane) status(i int) (n int, errno syscall.Errno) {
+	out := (*fuse.OutHeader)(unsafe.Pointer(&tl.entries[i].inOut))
+	return int(tl.entries[i].payload), syscall.Errno(-out.Status)
+}
+
+func TestLaneDoesNotAllocate(t *testing.T) {
+	tl := newTestLane(t)
+	ln := tl.worker(newStore("plain"))
+	for _, c := range []struct {
+		name   string
+		opcode uint32
+		size   int
+	}{{"read", opRead, 4096}, {"write", opWrite, 4096}, {"large write", opWrite, ringPayload}} {
+		got := testing.AllocsPerRun(1000, func() {
+			id := tl.give(3, c.opcode, diskNode, 8192, c.size)
+			ln.serve()
+			if tl.entries[3].done.Load() != id || tl.ready[0].Swap(0) != 1<<3 {
+				t.Fatal("not answered")
+			}
+		})
+		if got != 0 {
+			t.Errorf("%s: %v allocations", c.name, got)
+		}
+	}
+}
+
+func TestLaneParkingDoesNotAllocate(t *testing.T) {
+	l := &lastly{got: make([]*Request, 0, 64)}
+	tl := newTestLane(t)
+	ln := tl.worker(l)
+	got := testing.AllocsPerRun(200, func() {
+		for i := range tl.entries {
+			tl.give(i, opWrite, diskNode, 0, 4096)
+		}
+		ln.serve()
+		if len(l.got) != len(tl.entries)-1 { // the last one is told so
+			t.Fatalf("%d requests parked in %d entries", len(l.got), len(tl.entries))
+		}
+		if _, errno := tl.status(len(tl.entries) - 1); errno != syscall.ENOSPC {
+			t.Fatal(errno)
+		}
+		for _, r := range l.got {
+			r.Reply(4096, 0)
+		}
+		l.got = l.got[:0]
+		if tl.ready[0].Swap(0) != 1<<len(tl.entries)-1 {
+			t.Fatal("not all are answered")
+		}
+	})
+	if got != 0 {
+		t.Errorf("%v allocations", got)
+	}
+}
+
+// dying stops in the middle of a request, as a worker that is killed does.
+type dying struct {
+	*store
+	seen []uint64
+}
+
+func (d *dying) Serve(r *Request) (int, bool, syscall.Errno) {
+	d.seen = append(d.seen, r.unique)
+	return 0, true, 0 // and never answers
+}
+
+// A worker dies with some requests answered and not committed, some begun, some
+// not looked at. The next one does what is to do, once.
+func TestLaneTakeover(t *testing.T) {
+	tl := newTestLane(t)
+	s := newStore("plain")
+	first := tl.worker(s)
+	answered := tl.give(0, opWrite, diskNode, 0, 4096)
+	first.serve()
+	tl.ready[0].Store(0) // it was not told any more
+	copy(s.data, "newer")
+
+	second := tl.worker(&dying{store: s})
+	data := tl.entries[1].page[:4096]
+	page(data, 4096, 1)
+	begun := tl.give(1, opWrite, diskNode, 4096, 4096)
+	killer := tl.give(2, opWrite, diskNode, 8192, 4096)
+	second.serve()
+	// It had written half of an answer over the data.
+	clear(data[:writeOutSize])
+	tl.entries[1].inOut = [128]byte{}
+	tl.give(3, opRead, diskNode, 4096, 4096)
+	tl.todo[0].Store(0) // it had seen that, and was gone
+
+	if open := InFlight(tl.mem, 1, tl.l); !slices.Equal(open, []uint64{begun, killer}) {
+		t.Errorf("open are %v, want %v", open, []uint64{begun, killer})
+	}
+	third := tl.worker(s, killer)
+	for i := range tl.entries {
+		third.take(i)
+	}
+	if string(s.data[:5]) != "newer" {
+		t.Error("what was answered was done again")
+	}
+	want := make([]byte, 4096)
+	page(want, 4096, 1)
+	if !bytes.Equal(s.data[4096:8192], want) {
+		t.Error("what was begun was not done again as it came")
+	}
+	if !bytes.Equal(tl.entries[3].page[:4096], want) {
+		t.Error("what nobody had looked at was not done")
+	}
+	if _, errno := tl.status(2); errno != syscall.EIO {
+		t.Errorf("a request that kills: %v", errno)
+	}
+	if tl.ready[0].Load() != 1<<4-1 || tl.entries[0].done.Load() != answered {
+		t.Errorf("ready are %b", tl.ready[0].Load())
+	}
+	if c := third.count.stats(0); c.Resent != 2 || c.Poisoned != 1 || c.Requests != 2 {
+		t.Errorf("%+v", c)
+	}
+}
+
+// Workers begin at any moment of a pump's: no request is left lying.
+func TestLaneBeginsAtAnyMoment(t *testing.T) {
+	tl := newTestLane(t)
+	s := newStore("null")
+	for round := range 150 {
+		ln := tl.worker(s)
+		go ln.loop(func(error) {})
+		for range round % 7 {
+			runtime.Gosched()
+		}
+		for range 2 {
+			id := tl.give(round%32, opRead, diskNode, 0, 4096)
+			tl.turn.Store(turnWorker)
+			uring.Wake(&tl.turn)
+			deadline := time.Now().Add(10 * time.Second)
+			for tl.turn.Load() == turnWorker || tl.entries[round%32].done.Load() != id {
+				if time.Now().After(deadline) {
+					t.Fatalf("round %d: a request was left lying", round)
+				}
+				runtime.Gosched()
+			}
+		}
+		ln.end()
+	}
+}
+
+// A worker that begins while the pump has the turn leaves what is to do alone: it
+// would give back a turn that it is just being given.
+func TestLaneWaitsForItsTurn(t *testing.T) {
+	tl := newTestLane(t)
+	ln := tl.worker(newStore("null"))
+	tl.todo[0].Store(1 << 5)
+	began := tl.late.Load()
+	go ln.loop(func(error) {})
+	for tl.late.Load() == began {
+		runtime.Gosched()
+	}
+	time.Sleep(20 * time.Millisecond)
+	if tl.todo[0].Load() != 1<<5 {
+		t.Error("it has looked without its turn")
+	}
+	ln.end()
+}
+
+// Queues of CPUs that are not ours are served, too; what does not fit is refused.
+func TestPlanRing(t *testing.T) {
+	for _, c := range []struct {
+		cpus, possible, depth int
+		ok                    bool
+	}{{1, 1, 32, true}, {2, 2, 32, true}, {2, 240, 32, true}, {64, 64, 8, true}, {1, 250, 32, false}} {
+		cpus := make([]int, c.cpus)
+		for i := range cpus {
+			cpus[i] = i
+		}
+		_, l := PlanRing(cpus, c.possible, 4<<30)
+		if err := l.Ring.Check(); (err == nil) != c.ok || l.Ring.Depth != c.depth || !l.valid() {
+			t.Errorf("%+v: %v, depth %d", c, err, l.Ring.Depth)
+		}
+		served := make(map[uint16]int)
+		for i := range cpus {
+			for _, q := range l.Ring.queues(i) {
+				served[q]++
+			}
+		}
+		if len(served) != c.possible {
+			t.Errorf("%+v: %d queues have entries", c, len(served))
+		}
+	}
 }
