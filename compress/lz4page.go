@@ -161,7 +161,7 @@ func lz4Literals(dst []byte, n, match int, run []byte) int {
 // lz4Finish writes what is left of the page as literals.
 func lz4Finish(dst []byte, n int, p *[PageSize]byte, literals int) int {
 	run := PageSize - literals
-	if n+run+run/255+2 > min(len(dst), PageSize) {
+	if n+run+run/255+2 > min(len(dst), PageSize-1) {
 		return 0
 	}
 	return lz4Literals(dst, n, 0, p[literals:])
