@@ -39,7 +39,7 @@ func TestFigures(t *testing.T) {
 			answers <- err
 		}
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) {
 		// Upkeep has them in its hands now and then.
 		if f := d.Figures(); f.Waiting > 0 && f.Used <= f.Limit {
 			break

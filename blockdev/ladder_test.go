@@ -113,7 +113,7 @@ func TestLimitLowered(t *testing.T) {
 	if err := store(d, "mem_limit", fmt.Sprint(limit*PageSize)); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(20 * time.Second); used(d) > limit && time.Now().Before(end); {
+	for end := time.Now().Add(2 * time.Minute); used(d) > limit && time.Now().Before(end); {
 		for slot, page := range left {
 			wantPage(t, d, slot, page)
 			break
@@ -126,7 +126,7 @@ func TestLimitLowered(t *testing.T) {
 		wantPage(t, d, slot, page)
 	}
 	var tried, freed int64
-	for end := time.Now().Add(20 * time.Second); freed < before-limit && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); freed < before-limit && time.Now().Before(end); time.Sleep(time.Millisecond) {
 		tried, freed, _ = limitRow(t, d, "compact") // a piece is counted when it ends
 	}
 	if freed < before-limit || tried < freed/(2*ladderPiece) {
@@ -209,7 +209,7 @@ func TestRefusedAndClimbed(t *testing.T) {
 	if err := store(d, "limit_policy", "compact"); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(20 * time.Second); ; {
+	for end := time.Now().Add(2 * time.Minute); ; {
 		_, err := d.WriteAt(incompressible(), PageSize)
 		if err == nil {
 			break
@@ -269,7 +269,7 @@ func TestRecompressIsARung(t *testing.T) {
 	for slot := uint64(slots / 2); slot < more; slot++ {
 		write(t, d, stamped(t, slot), int64(slot)*PageSize)
 	}
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) { // a piece is counted when it ends
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) { // a piece is counted when it ends
 		if tried, freed, _ := limitRow(t, d, "recompress"); tried > 0 && freed > 0 {
 			break
 		} else if time.Now().After(end) {

@@ -28,7 +28,7 @@ func figure(tb testing.TB, d *Device, attribute, name string) int64 {
 // await waits until a figure is at least n.
 func await(tb testing.TB, d *Device, attribute, name string, n int64) {
 	tb.Helper()
-	for deadline := time.Now().Add(30 * time.Second); figure(tb, d, attribute, name) < n; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); figure(tb, d, attribute, name) < n; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			tb.Fatalf("%s of %s is %d, awaited %d", name, attribute, figure(tb, d, attribute, name), n)
 		}

@@ -157,7 +157,7 @@ func TestDiscardUnderCompression(t *testing.T) {
 func drain(t *testing.T, d *Device) {
 	t.Helper()
 	k := d.disk.Load()
-	for deadline := time.Now().Add(30 * time.Second); k.frames.InUse() != 0; {
+	for deadline := time.Now().Add(2 * time.Minute); k.frames.InUse() != 0; {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d frames are still in use", k.frames.InUse())
 		}

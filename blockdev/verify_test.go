@@ -43,7 +43,7 @@ func TestVerifyAfterRecovery(t *testing.T) {
 	close(k.stop)
 	k.wg.Wait()
 	g.adopt(k)
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(time.Millisecond) {
 		done, total, corrupt := g.d.Verified()
 		if total != slots {
 			t.Fatalf("%d pages are to be verified, want %d", total, slots)

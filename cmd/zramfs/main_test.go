@@ -150,7 +150,7 @@ func nothing(ts *testscript.TestScript, _ bool, _ []string) {
 
 // await COMMAND...: until the command succeeds, for a minute.
 func await(ts *testscript.TestScript, neg bool, args []string) {
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); {
 		if err := ts.Exec(args[0], args[1:]...); (err == nil) != neg {
 			return
 		}

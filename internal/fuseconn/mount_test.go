@@ -317,7 +317,7 @@ func TestHold(t *testing.T) {
 				t.Fatalf("a write that found no spare: %v", o.err)
 			}
 			refused++
-		case <-time.After(20 * time.Second):
+		case <-time.After(2 * time.Minute):
 			if refused == 0 {
 				t.Fatal("no write was refused")
 			}
@@ -376,7 +376,7 @@ func TestResend(t *testing.T) {
 		done <- err
 	}()
 	f := m.open("disk", os.O_RDWR|syscall.O_DIRECT)
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(2 * time.Minute)
 	for waiting := true; waiting; {
 		if _, err := f.ReadAt(aligned(4096), magicAt); err != nil { // sends RESEND
 			t.Fatal(err)

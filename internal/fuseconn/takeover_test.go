@@ -259,7 +259,7 @@ func TestTakeover(t *testing.T) {
 	}
 	open := func(n int) (ids []uint64) {
 		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) {
 			if ids = InFlight(mem, workerReaders, l); len(ids) == n {
 				return ids
 			}
@@ -298,7 +298,7 @@ func TestTakeover(t *testing.T) {
 			default:
 				t.Error(err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Fatal("an answer is missing")
 		}
 	}

@@ -309,7 +309,7 @@ func corpusFile(t *testing.T) string {
 // await gives something that happens soon a minute.
 func await(t *testing.T, what string, happened func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if happened() {
 			return
 		}

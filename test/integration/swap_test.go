@@ -157,10 +157,16 @@ func unlimit(groups string, load *exec.Cmd) {
 // finished waits for the load: every page came back as it was.
 func finished(t *testing.T, load *exec.Cmd) *swapload.Report {
 	t.Helper()
-	var report swapload.Report
 	if err := load.Wait(); err != nil {
 		t.Fatalf("swapper: %v", err)
 	}
+	return verified(t, load)
+}
+
+// verified reads the report of a load that has ended well.
+func verified(t *testing.T, load *exec.Cmd) *swapload.Report {
+	t.Helper()
+	var report swapload.Report
 	if err := json.Unmarshal(load.Stdout.(*bytes.Buffer).Bytes(), &report); err != nil {
 		t.Fatal(err)
 	}
