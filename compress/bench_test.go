@@ -3,6 +3,7 @@ package compress
 import (
 	"bytes"
 	"hash/crc32"
+	"os"
 	"strconv"
 	"testing"
 	"time"
@@ -33,6 +34,20 @@ func stored(st *Stream, page []byte) int {
 		return PageSize
 	}
 	return len(c)
+}
+
+// benchPages gives the corpus, or the pages of the zstd file that ZRAMFS_PAGES
+// names: what testdata/capture.py takes on another machine.
+func benchPages(b *testing.B) [][]byte {
+	file := os.Getenv("ZRAMFS_PAGES")
+	if file == "" {
+		return testpages.Pages(b)
+	}
+	pages, err := testpages.Load(file)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return pages
 }
 
 // beside times work on all pages, in turns with the same pages of the library's
@@ -68,7 +83,7 @@ func beside(b *testing.B, pages int, work, library func(page int)) {
 }
 
 func BenchmarkCompress(b *testing.B) {
-	pages := testpages.Pages(b)
+	pages := benchPages(b)
 	var fast lz4.Compressor
 	dst := make([]byte, outSize)
 	library := func(i int) {
@@ -115,7 +130,7 @@ func BenchmarkCompress(b *testing.B) {
 // Blocks that the lz4 codec wrote are what the library reads beside each codec's own.
 func BenchmarkDecompress(b *testing.B) {
 	packed := func(b *testing.B, st *Stream) (all [][]byte) {
-		for _, page := range testpages.Pages(b) {
+		for _, page := range benchPages(b) {
 			if c, err := compressPage(st, page); err == nil {
 				all = append(all, bytes.Clone(c))
 			}
@@ -145,7 +160,7 @@ func BenchmarkDecompress(b *testing.B) {
 
 // What a page's checksum costs, the one that the pool keeps with each object.
 func BenchmarkChecksum(b *testing.B) {
-	pages, table := testpages.Pages(b), crc32.MakeTable(crc32.Castagnoli)
+	pages, table := benchPages(b), crc32.MakeTable(crc32.Castagnoli)
 	for _, n := range []int{1024, PageSize} {
 		b.Run(strconv.Itoa(n), func(b *testing.B) {
 			b.SetBytes(int64(n))
