@@ -348,19 +348,29 @@ func TestPopulate(t *testing.T) {
 		t.Fatal(err)
 	}
 	body := mem[4096 : size-4096]
-	if err := PopulateFrom(uintptr(unsafe.Pointer(&body[len(body)/2])), 4<<20-100); err != nil {
-		t.Fatal(err)
-	}
-	present := make([]byte, len(body)/4096)
-	if _, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&body[0])), uintptr(len(body)),
-		uintptr(unsafe.Pointer(&present[0]))); errno != 0 {
-		t.Fatal(errno)
-	}
-	for i, p := range present {
-		if p&1 == 1 != (i < 1024) {
-			t.Fatalf("page %d: %d; the first 1024 should be there", i, p)
+	first := func(want int, why string) {
+		t.Helper()
+		present := make([]byte, len(body)/4096)
+		if _, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&body[0])), uintptr(len(body)),
+			uintptr(unsafe.Pointer(&present[0]))); errno != 0 {
+			t.Fatal(errno)
+		}
+		for i, p := range present {
+			if p&1 == 1 != (i < want) {
+				t.Fatalf("page %d: %d; the first %d should be there: %s", i, p, want, why)
+			}
 		}
 	}
+	middle := uintptr(unsafe.Pointer(&body[len(body)/2]))
+	if err := PopulateFrom(middle, 4<<20-100, 64<<10); err != nil {
+		t.Fatal(err)
+	}
+	first(1024, "asked for")
+	body[1200*4096+7] = 1
+	if err := PopulateFrom(middle, 4<<20-100, 64<<10); err != nil {
+		t.Fatal(err)
+	}
+	first(1201+16, "the last that was there, and 64 KiB")
 	if err := PopulateProgram(); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"strconv"
@@ -72,19 +73,46 @@ func PopulateRuntime() error {
 }
 
 // PopulateFrom does the same for private memory: size bytes of the writable
-// mapping that holds an address, from its beginning.
-func PopulateFrom(address uintptr, size int64) error {
+// mapping that holds an address, from its beginning; and as many as are beyond
+// after the last page that exists there already.
+func PopulateFrom(address uintptr, size, beyond int64) error {
 	ranges, err := addresses(func(permissions, _ string) bool { return permissions == "rw-p" })
 	for _, r := range ranges {
 		if r.start <= address && address < r.end {
-			r.end = min(r.end, r.start+uintptr(size+pageMask)&^pageMask)
-			err = r.populate()
+			var there int64
+			if there, err = r.extent(); err == nil {
+				size = max(size, there+beyond)
+				r.end = min(r.end, r.start+uintptr(size+pageMask)&^pageMask)
+				err = r.populate()
+			}
 		}
 	}
 	if err != nil {
 		return fmt.Errorf("populate memory: %w", err)
 	}
 	return nil
+}
+
+// extent is how many bytes lie before the end of the last page that exists
+// (linux/Documentation/admin-guide/mm/pagemap.rst).
+func (r addressRange) extent() (int64, error) {
+	const entry, present = 8, 1 << 63
+	f, err := os.Open("/proc/self/pagemap")
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	entries := make([]byte, int64(r.end-r.start)/(pageMask+1)*entry)
+	n, err := f.ReadAt(entries, int64(r.start)/(pageMask+1)*entry)
+	if err != nil && n < len(entries) {
+		return 0, err
+	}
+	for ; n >= entry; n -= entry {
+		if binary.NativeEndian.Uint64(entries[n-entry:n])&present != 0 {
+			return int64(n / entry * (pageMask + 1)), nil
+		}
+	}
+	return 0, nil
 }
 
 const pageMask = 4095

@@ -97,8 +97,11 @@ func settleHeap() error {
 	for _, s := range samples {
 		used += int64(s.Value.Uint64())
 	}
-	anchor := new([64]byte) // wherever it is: the heap is one mapping, and filled from its beginning
-	err := host.PopulateFrom(uintptr(unsafe.Pointer(anchor)), used)
+	// Wherever it is: the heap is one mapping, and filled from its beginning. But
+	// for holes, into which something large did not fit: what lies behind them
+	// may never have been written to.
+	anchor := new([64]byte)
+	err := host.PopulateFrom(uintptr(unsafe.Pointer(anchor)), used, slack)
 	runtime.KeepAlive(anchor)
 	return errors.Join(err, host.PopulateRuntime())
 }
