@@ -38,7 +38,7 @@ func TestHistory(t *testing.T) {
 	const slots, readers = 16, 4
 	rounds := 4000
 	if invariants.Enabled {
-		rounds = 800
+		rounds = 300
 	}
 	for _, frames := range []int{0, 6} {
 		for _, p := range []stable.Policy{stable.Snapshot, stable.Wait} {

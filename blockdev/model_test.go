@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"testing"
 
 	"github.com/zramfs/zramfs/internal/invariants"
@@ -128,12 +129,12 @@ func drawControl(r *rand.Rand) operation {
 // Random operations against plain bytes: each read agrees, and the disk's
 // tables agree with each other every 200 operations and at the end.
 func TestModel(t *testing.T) {
-	seeds, operations := 100, 10_000
+	seeds, operations := 20, 10_000 // each codec twice
 	switch {
-	case testing.Short():
-		seeds = 3
-	case invariants.Enabled: // each operation costs ten times as much; the plain build does them all
-		seeds = 8
+	case os.Getenv("ZRAMFS_LONG") == "1":
+		seeds = 100
+	case invariants.Enabled: // each operation costs ten times as much; the plain build does more
+		seeds, operations = 10, 1000
 	}
 	const size = 96 * PageSize
 	codecs := []string{"lz4", "lz4", "lz4", "zstd", "minlz", "s2", "lz4hc", "deflate", "none", "lz4"}

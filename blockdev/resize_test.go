@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/internal/shm"
 )
 
@@ -175,8 +176,8 @@ func (m *model) put(o operation) {
 func TestResizeModel(t *testing.T) {
 	const most = 96 * PageSize
 	operations := 1500
-	if testing.Short() {
-		operations = 500
+	if invariants.Enabled {
+		operations = 700
 	}
 	for seed := range uint64(3) {
 		cfg := testConfig(t)

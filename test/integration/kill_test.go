@@ -114,9 +114,11 @@ func TestKeeperKilled(t *testing.T) {
 func TestEndsInAnyPhase(t *testing.T) {
 	need(t)
 	needResend(t)
+	every := []time.Duration{0, 5, 15, 40}
+	ends := map[string][]time.Duration{"umount": long(every[1:3], every), "SIGTERM": long([]time.Duration{0, 40}, every)}
 	for _, who := range []string{"worker", "keeper", "standby"} {
 		for _, way := range []string{"umount", "SIGTERM"} {
-			for _, delay := range []time.Duration{0, 5, 15, 40} {
+			for _, delay := range ends[way] {
 				t.Run(who+"/"+way, func(t *testing.T) {
 					m := mount(t, "--size", "8M")
 					standby(m)

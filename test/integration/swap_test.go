@@ -30,7 +30,7 @@ func TestSwap(t *testing.T) {
 	configs = long(configs, append(configs, config{"wait", []string{"--write-behind", "32", "--stable", "wait", "--algorithm", "zstd"}}))
 	for _, c := range configs {
 		t.Run(c.name, func(t *testing.T) {
-			s := newSwap(t, long("512M", "1G"), c.flags)
+			s := newSwap(t, long("256M", "1G"), c.flags)
 			loop := s.on()
 			report := finished(t, s.load())
 			if report.Swapped < report.Bytes/2 {
@@ -116,7 +116,7 @@ func (s *swap) healthy(report *swapload.Report) {
 // load starts a program that has four times the memory it may have.
 func (s *swap) load() *exec.Cmd {
 	s.t.Helper()
-	return s.loadWith(long("128M", "256M"), long("20000", "500000"))
+	return s.loadWith(long("64M", "256M"), long("10000", "500000"))
 }
 
 // loadWith is load with that much memory, and as many touches at random.

@@ -142,8 +142,9 @@ func TestUpgradeRefused(t *testing.T) {
 func TestUpgradeEnds(t *testing.T) {
 	need(t)
 	needResend(t)
-	for _, what := range []string{"umount", "SIGTERM", "worker", "keeper"} {
-		for _, delay := range []time.Duration{3, 20, 60, 300, 1100} {
+	every := []time.Duration{3, 20, 60, 300, 1100}
+	for i, what := range []string{"umount", "SIGTERM", "worker", "keeper"} {
+		for _, delay := range long([][]time.Duration{{3, 60, 1100}, {20, 300}}[(i+i/2)%2], every) {
 			t.Run(what, func(t *testing.T) {
 				m := mount(t, "--size", "8M")
 				standby(m)
