@@ -35,7 +35,9 @@ container_packages() {
 
 bench_packages() {
 	packages_for fio:fio jq:jq losetup:util-linux mkswap:util-linux swapon:mount \
-		nbdkit:nbdkit nbdfuse:libnbd-bin fusermount3:fuse3
+		nbdkit:nbdkit nbdfuse:libnbd-bin fusermount3:fuse3 pgrep:procps
 }
+
+load_packages() { packages_for redis-server:redis-server redis-benchmark:redis-tools; }
 
 lint_packages() { packages_for shellcheck:shellcheck; }

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by bench.sh: what the same real pages take under each algorithm, as
 # they are written and after compaction.
-# shellcheck disable=SC2154 # build, scratch, memory_size, kernel_zram: bench.sh
+# shellcheck disable=SC2154 # build, scratch, memory_size, kernel_zram: bench.sh, bench-candidates.sh
 
 # stored_row NAME DIRECTORY: what mm_stat says there now, before and after compaction.
 stored_row() {

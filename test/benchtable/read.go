@@ -1,157 +1,155 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"sort"
+	"strconv"
 	"strings"
+
+	"github.com/zramfs/zramfs/test/benchrun/record"
 )
 
-// order is how candidates stand in a table.
-var order = []string{zram, "tmpfs-loop", nbdfuse, "zramfs", "zramfs-loop"}
-
-// row is one thing that was measured: a value for each round and candidate.
-type row struct {
-	name, unit string
-	values     map[string][]float64
+// metric is what a row shows.
+type metric struct {
+	Name   string `json:"metric"`
+	Unit   string `json:"unit"`
+	Better better `json:"better"`
 }
 
-// set is everything that was measured, in the order in which it is shown.
-type set struct {
+// row is one metric of one thing that was measured, of all candidates.
+type row struct {
+	set, what string
+	metric
+	values map[string]rounds // by candidate
+}
+
+// results are everything that was measured, in the order in which it is shown.
+type results struct {
 	facts json.RawMessage
 	rows  []*row
 }
 
-// read collects the files kind.….candidate.round.json of a directory.
-func read(dir string) (*set, error) {
-	files, err := filepath.Glob(filepath.Join(dir, "*.*.json"))
+// origin is what a file of the raw directory is of: SET.WHAT.CANDIDATE.ROUND.json.
+type origin struct {
+	set, what, candidate string
+	round                int
+}
+
+func parseRun(file string) (origin, error) {
+	f := strings.Split(strings.TrimSuffix(filepath.Base(file), ".json"), ".")
+	if len(f) != 4 {
+		return origin{}, fmt.Errorf("%s: expected SET.WHAT.CANDIDATE.ROUND.json", file)
+	}
+	n, err := strconv.Atoi(f[3])
+	return origin{f[0], f[1], f[2], n}, err
+}
+
+// readers take what the sets measured.
+func readers() map[string]func(*results, origin, *record.Run) error {
+	return map[string]func(*results, origin, *record.Run) error{
+		"fio":     (*results).fio,
+		"swap":    (*results).swap,
+		"latency": (*results).latency,
+		"load":    (*results).load,
+		"memory":  (*results).memory,
+		"scaling": (*results).scaling,
+	}
+}
+
+// setOrder is how the sets are shown.
+func setOrder() []string { return []string{"fio", "swap", "latency", "load", "memory", "scaling"} }
+
+// read collects the files of a directory.
+func read(dir string) (*results, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*.*.*.*.json"))
 	if err != nil {
 		return nil, err
 	}
-	s := &set{}
-	if s.facts, err = os.ReadFile(filepath.Join(dir, "facts.json")); err != nil {
+	r := &results{}
+	if r.facts, err = os.ReadFile(filepath.Join(dir, "facts.json")); err != nil {
 		return nil, err
 	}
-	sort.Slice(files, func(i, j int) bool { return place(files[i]) < place(files[j]) })
+	known := readers()
 	for _, file := range files {
-		part := strings.Split(strings.TrimSuffix(filepath.Base(file), ".json"), ".")
+		about, err := parseRun(file)
+		if err != nil {
+			return nil, err
+		}
 		text, err := os.ReadFile(file)
 		if err != nil {
 			return nil, err
 		}
-		candidate := part[len(part)-2]
-		switch part[0] {
-		case "block":
-			err = s.block(part[1], part[2], candidate, text)
-		case "swap":
-			err = s.swap(candidate, text)
-		case "memory":
-			err = s.memory(candidate, text)
+		var rec record.Run
+		take := known[about.set]
+		if take == nil {
+			err = errors.New("no such set")
+		} else if err = json.Unmarshal(text, &rec); err == nil {
+			err = take(r, about, &rec)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 	}
-	return s, nil
+	slices.SortStableFunc(r.rows, func(a, b *row) int {
+		return cmp.Or(cmp.Compare(slices.Index(setOrder(), a.set), slices.Index(setOrder(), b.set)), compareNatural(a.what, b.what))
+	})
+	return r, nil
 }
 
-// place sorts the kinds, and of the block jobs small requests before large ones.
-func place(file string) string {
-	name := filepath.Base(file)
-	for i, prefix := range []string{"block.4k-qd1.", "block.4k-qd32.", "block.4k-2x16.", "block.", "swap.", "memory."} {
-		if strings.HasPrefix(name, prefix) {
-			return fmt.Sprint(i, name)
-		}
-	}
-	return name
-}
-
-func (s *set) add(name, unit, candidate string, value float64) {
-	i := slices.IndexFunc(s.rows, func(r *row) bool { return r.name == name })
+// add notes a value. Metrics of a thing keep the order in which they came.
+func (r *results) add(about origin, m metric, value float64) {
+	i := slices.IndexFunc(r.rows, func(o *row) bool { return o.set == about.set && o.what == about.what && o.Name == m.Name })
 	if i < 0 {
-		i = len(s.rows)
-		s.rows = append(s.rows, &row{name: name, unit: unit, values: map[string][]float64{}})
+		i = len(r.rows)
+		r.rows = append(r.rows, &row{set: about.set, what: about.what, metric: m, values: map[string]rounds{}})
 	}
-	s.rows[i].values[candidate] = append(s.rows[i].values[candidate], value)
+	v := r.rows[i].values
+	if v[about.candidate] == nil {
+		v[about.candidate] = rounds{}
+	}
+	v[about.candidate][about.round] = value
 }
 
-// block takes fio's report of one job: IOPS, or MiB/s where requests are large.
-func (s *set) block(job, rw, candidate string, text []byte) error {
-	type side struct {
-		IOPS float64 `json:"iops"`
-		BW   float64 `json:"bw_bytes"`
+// compareNatural sorts numbers within names by their value, with K, M, G and T
+// after them: 2 before 16, 4k before 1m.
+func compareNatural(a, b string) int {
+	for a != "" && b != "" {
+		x, restA, okA := leadingNumber(a)
+		y, restB, okB := leadingNumber(b)
+		if okA && okB {
+			if x != y {
+				return cmp.Compare(x, y)
+			}
+			a, b = restA, restB
+			continue
+		}
+		if a[0] != b[0] {
+			return cmp.Compare(a[0], b[0])
+		}
+		a, b = a[1:], b[1:]
 	}
-	var rep struct {
-		Jobs []struct {
-			Error int  `json:"error"`
-			Read  side `json:"read"`
-			Write side `json:"write"`
-		} `json:"jobs"`
-	}
-	if err := json.Unmarshal(text, &rep); err != nil {
-		return err
-	}
-	if len(rep.Jobs) != 1 || rep.Jobs[0].Error != 0 {
-		return fmt.Errorf("fio reports %d jobs, or an error", len(rep.Jobs))
-	}
-	did := rep.Jobs[0].Read
-	if rw == "write" {
-		did = rep.Jobs[0].Write
-	}
-	if strings.HasPrefix(job, "1m") {
-		s.add(job+" "+rw, "MiB/s", candidate, did.BW/(1<<20))
-	} else {
-		s.add(job+" "+rw, "IOPS", candidate, did.IOPS)
-	}
-	return nil
+	return cmp.Compare(len(a), len(b))
 }
 
-// swap takes a report of swapper.
-func (s *set) swap(candidate string, text []byte) error {
-	var rep struct {
-		Wrong  int `json:"wrong_pages"`
-		Phases []struct {
-			Name  string  `json:"name"`
-			MiBs  float64 `json:"mib_per_second"`
-			Pages float64 `json:"pages_per_second"`
-		} `json:"phases"`
+func leadingNumber(s string) (n float64, rest string, ok bool) {
+	end := 0
+	for end < len(s) && s[end] >= '0' && s[end] <= '9' {
+		end++
 	}
-	if err := json.Unmarshal(text, &rep); err != nil {
-		return err
+	if end == 0 {
+		return 0, s, false
 	}
-	for _, p := range rep.Phases {
-		if p.Name == "random" {
-			s.add("swap random", "pages/s", candidate, p.Pages)
-		} else if p.Name != "final" {
-			s.add("swap "+p.Name, "MiB/s", candidate, p.MiBs)
+	n, _ = strconv.ParseFloat(s[:end], 64) // digits
+	rest = s[end:]
+	if rest != "" {
+		if e := strings.IndexByte("kmgt", rest[0]|0x20); e >= 0 {
+			n, rest = n*float64(int64(1)<<(10*(e+1))), rest[1:]
 		}
 	}
-	s.add("swap wrong pages", "", candidate, float64(rep.Wrong))
-	return nil
-}
-
-// memory takes what a store needed for the same pages.
-func (s *set) memory(candidate string, text []byte) error {
-	var m struct {
-		Orig  float64 `json:"orig_data_size"`
-		Compr float64 `json:"compr_data_size"`
-		Used  float64 `json:"mem_used_total"`
-		Pss   float64 `json:"pss"`
-	}
-	if err := json.Unmarshal(text, &m); err != nil {
-		return err
-	}
-	if m.Used == 0 || m.Compr == 0 {
-		return fmt.Errorf("nothing was stored")
-	}
-	s.add("compr_data_size", "MiB", candidate, m.Compr/(1<<20))
-	s.add("mem_used_total", "MiB", candidate, m.Used/(1<<20))
-	s.add("data : mem_used_total", "", candidate, m.Orig/m.Used)
-	if m.Pss > 0 {
-		s.add("processes beside the pool (Pss)", "MiB", candidate, (m.Pss-m.Used)/(1<<20))
-	}
-	return nil
+	return n, rest, true
 }

@@ -1,122 +1,223 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
-func (s *set) has(candidate string) bool {
-	return slices.ContainsFunc(s.rows, func(r *row) bool { return len(r.values[candidate]) > 0 })
-}
-
-// candidates lists those that were measured.
-func (s *set) candidates() []string {
-	return slices.DeleteFunc(slices.Clone(order), func(name string) bool { return !s.has(name) })
-}
-
-// median of at least one value.
-func median(values []float64) float64 {
-	v := slices.Sorted(slices.Values(values))
-	if n := len(v); n%2 == 0 {
-		return (v[n/2-1] + v[n/2]) / 2
-	}
-	return v[len(v)/2]
-}
-
-// ratio of the candidate's median to another's; false where there is none.
-func (r *row) ratio(candidate, reference string) (float64, bool) {
-	of, to := r.values[candidate], r.values[reference]
-	if len(of) == 0 || len(to) == 0 || median(to) == 0 {
-		return 0, false
-	}
-	return median(of) / median(to), true
-}
-
-func (s *set) absolutes() string {
-	return s.table(func(r *row, candidate string) string {
-		if len(r.values[candidate]) == 0 {
-			return "-"
-		}
-		return human(median(r.values[candidate]))
-	})
-}
-
-func (s *set) ratios(reference string) string {
-	return s.table(func(r *row, candidate string) string {
-		v, ok := r.ratio(candidate, reference)
-		if !ok {
-			return "-"
-		}
-		return fmt.Sprintf("%.2f", v)
-	})
-}
-
-// human keeps three digits or so.
-func human(v float64) string {
-	switch {
-	case v >= 10000:
-		return fmt.Sprintf("%.0fk", v/1000)
-	case v >= 100 || v == float64(int(v)):
-		return fmt.Sprintf("%.0f", v)
-	}
-	return fmt.Sprintf("%.2f", v)
-}
-
-func (s *set) table(cell func(*row, string) string) string {
+// tables is everything, for a terminal.
+func (r *results) tables() string {
 	var b strings.Builder
-	names := s.candidates()
-	fmt.Fprintf(&b, "%-32s %-8s", "", "")
-	for _, name := range names {
-		fmt.Fprintf(&b, " %12s", name)
+	show := func(title string, t table) {
+		if len(t.rows) > 0 {
+			fmt.Fprintf(&b, "\n%s\n%s", title, t)
+		}
 	}
-	b.WriteByte('\n')
-	for _, r := range s.rows {
-		var line strings.Builder
-		some := false
+	const how = "median and spread of the ratio to kernel zram in the same round"
+	speed := r.of("fio", named(metricSpeed))
+	show("block I/O on the file: "+how, ratios(speed, func(c string) bool { return !onLoop(c) && !isNull(c) }))
+	show("block I/O through loop: "+how, ratios(speed, func(c string) bool { return (c == zram || onLoop(c)) && !isNull(c) }))
+	show("block I/O, what the path allows: medians of the ratio to the same path without a store, and to nbdfuse + nbdkit", limits(speed))
+	show("block I/O, CPU seconds a GiB: the program, the processes that serve it, kernel threads", medians(r.of("fio", named(metricCPU))))
+	show("block I/O, latency in us: p50/p99/p99.9", r.latencies())
+	for _, set := range []struct{ name, title string }{
+		{"swap", "swap: "}, {"latency", "swap-in, one page at a time: "}, {"load", "programs under a memory limit: "},
+	} {
+		show(set.title+how, ratios(r.of(set.name, nil), func(string) bool { return true }))
+	}
+	show("memory for the same pages", medians(r.of("memory", nil)))
+	show("scaling (medians)", medians(r.of("scaling", nil)))
+	fmt.Fprintf(&b, "\n%s\n", r.summary())
+	return b.String()
+}
+
+// table is lines of cells; the first is the heading.
+type table struct{ head, rows []cells }
+
+type cells []string
+
+// String aligns the columns: the first to the left, the others to the right.
+func (t table) String() string {
+	lines := append(slices.Clone(t.head), t.rows...)
+	var width []int
+	for _, line := range lines {
+		for i, c := range line {
+			if i == len(width) {
+				width = append(width, 0)
+			}
+			width[i] = max(width[i], utf8.RuneCountInString(c))
+		}
+	}
+	var b strings.Builder
+	for _, line := range lines {
+		for i, c := range line {
+			if i == 0 {
+				fmt.Fprintf(&b, "  %-*s", width[i], c)
+			} else {
+				fmt.Fprintf(&b, "  %*s", width[i], c)
+			}
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// label names a row. The speed of a job needs no more words.
+func (r *row) label() string {
+	what := strings.NewReplacer("-", " ", "=", " ").Replace(r.what)
+	if r.set == "fio" {
+		return what
+	}
+	return what + " " + r.Name
+}
+
+// ratios has an absolute figure for kernel zram, ratios to it for the others,
+// and in words whether that is faster.
+func ratios(rows []*row, want func(string) bool) table {
+	var t table
+	names := candidates(rows, want)
+	if !slices.ContainsFunc(names, func(n string) bool { return n != zram }) {
+		return t
+	}
+	t.head = []cells{append([]string{"", ""}, names...)}
+	for _, r := range rows {
+		line := cells{r.label(), r.Unit}
 		for _, name := range names {
-			c := cell(r, name)
-			some = some || c != "-"
-			fmt.Fprintf(&line, " %12s", c)
+			s, ok := r.values[name].spread()
+			ratio, related := r.values[name].over(r.values[zram])
+			switch {
+			case !ok:
+				line = append(line, "-")
+			case name == zram || !related:
+				line = append(line, human(s.Median))
+			default:
+				line = append(line, fmt.Sprintf("%.2f %.2f..%.2f %s", ratio.Median, ratio.Min, ratio.Max, r.verdict(ratio)))
+			}
+		}
+		t.rows = append(t.rows, line)
+	}
+	return t
+}
+
+// limits relates zramfs to its paths without a store, and to nbdfuse.
+func limits(rows []*row) table {
+	var t table
+	names := candidates(rows, ours)
+	head := cells{""}
+	for _, name := range names {
+		head = append(head, name+"/null")
+		if !onLoop(name) {
+			head = append(head, name+"/nbdfuse")
+		}
+	}
+	for _, r := range rows {
+		line, some := cells{r.label()}, false
+		cell := func(name, to string) {
+			s, ok := r.values[name].over(r.values[to])
+			if !ok {
+				line = append(line, "-")
+				return
+			}
+			some = true
+			line = append(line, fmt.Sprintf("%.2f", s.Median))
+		}
+		for _, name := range names {
+			cell(name, limitOf(name))
+			if !onLoop(name) {
+				cell(name, nbdfuse)
+			}
 		}
 		if some {
-			fmt.Fprintf(&b, "%-32s %-8s%s\n", r.name, r.unit, line.String())
+			t.rows = append(t.rows, line)
+		}
+	}
+	t.head = []cells{head}
+	return t
+}
+
+// medians has absolute figures.
+func medians(rows []*row) table {
+	var t table
+	names := candidates(rows, func(string) bool { return true })
+	t.head = []cells{append([]string{"", ""}, names...)}
+	for _, r := range rows {
+		line := cells{r.label(), r.Unit}
+		for _, name := range names {
+			line = append(line, r.median(name))
+		}
+		t.rows = append(t.rows, line)
+	}
+	return t
+}
+
+func (r *row) median(candidate string) string {
+	s, ok := r.values[candidate].spread()
+	if !ok {
+		return "-"
+	}
+	return human(s.Median)
+}
+
+// latencies has three percentiles in a cell.
+func (r *results) latencies() table {
+	var t table
+	rows := r.of("fio", named(metricP50))
+	names := candidates(rows, func(string) bool { return true })
+	t.head = []cells{append([]string{""}, names...)}
+	for _, row := range rows {
+		line := cells{row.label()}
+		for _, name := range names {
+			cell := row.median(name)
+			for _, p := range []string{metricP99, metricP999} {
+				for _, other := range r.of("fio", named(p)) {
+					if other.what == row.what && cell != "-" {
+						cell += "/" + other.median(name)
+					}
+				}
+			}
+			line = append(line, cell)
+		}
+		t.rows = append(t.rows, line)
+	}
+	return t
+}
+
+// summary counts where zramfs is faster than the kernel's zram.
+func (r *results) summary() string {
+	var b strings.Builder
+	for _, name := range candidates(r.rows, ours) {
+		all, faster := 0, []string{}
+		for _, o := range r.rows {
+			ratio, ok := o.values[name].over(o.values[zram])
+			if !ok || !o.speed() {
+				continue
+			}
+			all++
+			if o.verdict(ratio) == "faster" {
+				faster = append(faster, fmt.Sprintf("%s %.2f", o.label(), ratio.Median))
+			}
+		}
+		if all > 0 {
+			fmt.Fprintf(&b, "%s: faster than kernel zram in every round in %d of %d rows", name, len(faster), all)
+			if len(faster) > 0 {
+				fmt.Fprintf(&b, ": %s", strings.Join(faster, "; "))
+			}
+			b.WriteString(".\n")
 		}
 	}
 	return b.String()
 }
 
-// figure is one row and candidate as JSON has it.
-type figure struct {
-	Median float64   `json:"median"`
-	Ratio  *float64  `json:"ratio_to_zram,omitempty"`
-	Rounds []float64 `json:"rounds"`
-}
-
-type exported struct {
-	Machine json.RawMessage `json:"machine"`
-	Results []exportedRow   `json:"results"`
-}
-
-type exportedRow struct {
-	Name       string            `json:"name"`
-	Unit       string            `json:"unit"`
-	Candidates map[string]figure `json:"candidates"`
-}
-
-func (s *set) export() exported {
-	e := exported{Machine: s.facts}
-	for _, r := range s.rows {
-		x := exportedRow{Name: r.name, Unit: r.unit, Candidates: map[string]figure{}}
-		for name, rounds := range r.values {
-			f := figure{Median: median(rounds), Rounds: rounds}
-			if v, ok := r.ratio(name, zram); ok {
-				f.Ratio = &v
-			}
-			x.Candidates[name] = f
-		}
-		e.Results = append(e.Results, x)
+// speed says whether a row tells how fast something is, once for each thing of
+// block I/O.
+func (r *row) speed() bool {
+	switch r.set {
+	case "fio":
+		return r.Name == metricSpeed
+	case "memory", "scaling":
+		return false
 	}
-	return e
+	return r.Name != metricCPU
 }
