@@ -54,8 +54,7 @@ func mountCommand() *cobra.Command {
 	policyFlag(cmd, &c.Policy)
 	f.IntVar(&c.Segments, "segments", 0, "files dev/zram0.0, dev/zram0.1, ... over equal parts of zram0, at most 16; 0 is none")
 	f.StringVar(&c.Transport, "transport", c.Transport, "connection to the kernel: "+strings.Join(keeper.Transports(), ", "))
-	f.BoolVar(&c.EnableURing, "enable-uring", false, "with --transport ring: switch FUSE over io_uring on in the kernel, where it is off "+
-		"(fuse.enable_uring=Y, which stays)")
+	enableURingFlag(cmd, &c.EnableURing)
 	f.BoolVar(&c.Foreground, "foreground", false, "serve in this process, until it is unmounted or gets SIGINT or SIGTERM")
 	f.BoolVar(&c.AllowOther, "allow-other", false, "let other users see the tree, as its modes allow")
 	f.BoolVar(&c.NoStandby, "no-standby", false, "keep no second worker ready: saves a few MiB, and a worker that dies is "+
@@ -71,6 +70,11 @@ func mountCommand() *cobra.Command {
 		}
 	}
 	return cmd
+}
+
+func enableURingFlag(cmd *cobra.Command, enable *bool) {
+	cmd.Flags().BoolVar(enable, "enable-uring", false, "with --transport ring: switch FUSE over io_uring on in the kernel, where it is "+
+		"off (fuse.enable_uring=Y, which stays)")
 }
 
 // backingFlags says where pages are written back to.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -15,7 +16,7 @@ import (
 const defaultName = "zram0"
 
 func swapOnCommand() *cobra.Command {
-	var c keeper.SwapConfig
+	c := keeper.SwapConfig{Transport: keeper.TransportPercpu}
 	var asJSON bool
 	size := sizeFlag{parse: keeper.ParseSize}
 	limit := sizeFlag{parse: keeper.ParseSize}
@@ -54,6 +55,9 @@ func swapOnCommand() *cobra.Command {
 		"half of it on machines with more than a GiB)")
 	backingSize = backingFlags(cmd, &c.Backing)
 	policyFlag(cmd, &c.Policy)
+	f.StringVar(&c.Transport, "transport", c.Transport, "connection to the kernel: "+strings.Join(keeper.SwapTransports(), ", ")+
+		"; with ring the death of the keeper is the end of the swap")
+	enableURingFlag(cmd, &c.EnableURing)
 	f.StringVar(&c.Name, "name", defaultName, "name of the mount under "+keeper.RunDir)
 	f.BoolVar(&c.Force, "force", false, "go on although something is missing that keeps the machine safe")
 	f.StringSliceVar(&c.Without, "without", nil, "guards to leave out, to see what they are worth; zramfs doctor names them")

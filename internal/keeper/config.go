@@ -46,6 +46,9 @@ func Transports() []string {
 	return []string{TransportAuto, TransportPercpu, TransportRing, TransportGofuse}
 }
 
+// SwapTransports lists those that swap can be on.
+func SwapTransports() []string { return []string{TransportPercpu, TransportRing} }
+
 // Config is what a mount was asked to be. It travels as JSON from the command
 // to the keeper and on to each worker.
 type Config struct {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,9 +26,12 @@ type SwapConfig struct {
 	MemLimit  int64 // bytes that the store may take; 0: from the machine's memory
 	Priority  int
 	Backing   BackingConfig
-	Policy    string   // as ParsePolicy gives it; "": off
-	Force     bool     // go on although a guard is missing
-	Without   []string // guards to leave out, to see what they are worth
+	// Transport is TransportPercpu, or TransportRing with EnableURing as in Config.
+	Transport   string
+	EnableURing bool
+	Policy      string   // as ParsePolicy gives it; "": off
+	Force       bool     // go on although a guard is missing
+	Without     []string // guards to leave out, to see what they are worth
 }
 
 // SwapDevices is what swapon made.
@@ -53,6 +57,9 @@ func (c *SwapConfig) check() error {
 	}
 	if err := c.Backing.check(); err != nil {
 		return err
+	}
+	if !slices.Contains(SwapTransports(), c.Transport) {
+		return Errorf(CodeUsage, "transport %q is not for swap: expected one of %s", c.Transport, strings.Join(SwapTransports(), ", "))
 	}
 	return checkWithout(c.Without)
 }
@@ -195,16 +202,17 @@ func (c *SwapConfig) ensureMount(point string, steps *undo) ([]string, error) {
 		return nil, fmt.Errorf("swapon: %w", err)
 	}
 	warnings, err := Start(Config{
-		Mountpoint: point,
-		Size:       c.Size,
-		Algorithm:  c.Algorithm,
-		MemLimit:   c.MemLimit,
-		Transport:  TransportPercpu,
-		Segments:   segmentsFor(c.Size),
-		Patience:   swapPatience,
-		Without:    c.Without,
-		Backing:    c.Backing,
-		Policy:     c.Policy,
+		Mountpoint:  point,
+		Size:        c.Size,
+		Algorithm:   c.Algorithm,
+		MemLimit:    c.MemLimit,
+		Transport:   c.Transport,
+		EnableURing: c.EnableURing,
+		Segments:    segmentsFor(c.Size),
+		Patience:    swapPatience,
+		Without:     c.Without,
+		Backing:     c.Backing,
+		Policy:      c.Policy,
 	})
 	if err != nil {
 		return nil, err
