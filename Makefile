@@ -1,13 +1,15 @@
 # Targets for people; the work is in scripts/.
 
 PREFIX ?= /usr/local
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 
-.PHONY: all help build man image demo test bench lint install units clean
+.PHONY: all help build man image demo test bench bench-go bench-compare lint install units clean
 
 all: build
 
 help:            ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
 build:           ## the static binary, build/zramfs
 	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o build/zramfs ./cmd/zramfs
@@ -27,8 +29,16 @@ test:            ## every test (root; installs what it needs on Debian)
 torture:         ## every test at full length: hours; goes on where it stopped (root)
 	@scripts/torture.sh
 
-bench:           ## against kernel zram, tmpfs and nbdkit (root); BENCH=--short for a quick one
+bench:           ## beside kernel zram, tmpfs and nbdkit (root); BENCH='--set swap,latency', BENCH=--short: docs/bench.md
 	@scripts/bench.sh $(BENCH)
+
+bench-go:        ## Go benchmarks of each layer, into OUT (build/bench-go.txt); GO_BENCH=Slot chooses by name
+	@mkdir -p build
+	go test -run '^$$' -bench '$(or $(GO_BENCH),.)' -benchmem -benchtime $(or $(BENCHTIME),0.2s) -count $(or $(COUNT),6) -timeout 1h \
+		./compress ./pool ./blockdev ./internal/xts | tee $(or $(OUT),build/bench-go.txt)
+
+bench-compare:   ## what changed between two of these: make bench-compare OLD=a.txt NEW=b.txt
+	@$(if $(and $(OLD),$(NEW)),,echo "name two files: make bench-compare OLD=a.txt NEW=b.txt"; exit 2;) go tool benchstat $(OLD) $(NEW)
 
 lint:            ## gofmt, vet, staticcheck, shellcheck
 	@scripts/lint.sh
