@@ -43,6 +43,8 @@ fuzz_all() {
 for load in file loop swap; do part "kill-$load" scripts/kill-test.sh "$kills" "$load"; done
 part vm scripts/vm.sh --matrix
 part integration env ZRAMFS_LONG=1 go test ./test/integration -count=1 -v -timeout 6h
+part container scripts/integration.sh
+part models env ZRAMFS_LONG=1 go test ./blockdev -run 'Model|Metamorphic' -count=1 -v -timeout 2h
 part race go test -race ./... -timeout 1h
 part memory env ZRAMFS_HONEST_MINUTES=30 go test ./test/integration -run MemoryHonest -count=1 -v -timeout 1h
 part density env ZRAMFS_LONG=1 go test ./blockdev -run Density -count=1 -v

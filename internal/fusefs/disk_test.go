@@ -31,8 +31,8 @@ func corpus(t *testing.T, n int) []byte {
 
 func TestDisk(t *testing.T) {
 	both(t, func(t *testing.T, m *mounted) {
-		const size = 32 << 20
-		m.set(block+"disksize", "32M")
+		const size = 16 << 20
+		m.set(block+"disksize", "16M")
 		f := m.open("dev/zram0", os.O_RDWR|syscall.O_DIRECT)
 		want := corpus(t, size/pageSize)
 		got := aligned(size)
@@ -186,7 +186,7 @@ func TestLoop(t *testing.T) {
 		t.Skip("no losetup on this machine")
 	}
 	both(t, func(t *testing.T, m *mounted) {
-		m.set(block+"disksize", "32M")
+		m.set(block+"disksize", "8M")
 		out, err := exec.Command("losetup", "--find", "--show", "--direct-io=on", "-b", "4096", m.path("dev/zram0")).CombinedOutput()
 		if err != nil {
 			t.Skipf("no loop device: %s", out)
@@ -206,7 +206,7 @@ func TestLoop(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, got := corpus(t, 32<<20/pageSize), aligned(32<<20)
+		b, got := corpus(t, 8<<20/pageSize), aligned(8<<20)
 		if n, err := f.WriteAt(b, 0); n != len(b) || err != nil {
 			t.Errorf("write: %d, %v", n, err)
 		}
