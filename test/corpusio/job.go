@@ -125,10 +125,10 @@ func (j *job) run(end time.Time) error {
 // iocb and event are struct iocb and struct io_event of linux/aio_abi.h.
 type iocb struct {
 	data   uint64
-	key    uint32
-	flags  uint32
+	_      uint32 // key
+	_      uint32 // flags
 	opcode uint16
-	prio   int16
+	_      int16 // priority
 	fd     uint32
 	buf    uintptr
 	length uint64
