@@ -186,6 +186,9 @@ func (ln *lane) serve() {
 // begun.
 func (ln *lane) take(i int) {
 	e, r := &ln.entries[i], ln.requests[i]
+	// The pump has it from whoever called release last, by way of the kernel,
+	// which the race detector cannot know.
+	ln.parked.Load()
 	id := e.given.Load()
 	if id == 0 || id == ln.taken[i] {
 		return
@@ -294,6 +297,12 @@ func (ln *lane) handOver(r *Request) {
 // answer answers a request of this lane's thread. The pump looks when it has
 // its turn again.
 func (ln *lane) answer(r *Request, n int, errno syscall.Errno) {
+	ln.reply(r, n, errno)
+	ln.tell(r.place)
+}
+
+// reply writes the answer of a request for a disk.
+func (ln *lane) reply(r *Request, n int, errno syscall.Errno) {
 	if errno == 0 && r.Op <= Write && (n < 0 || n > len(r.Data)) {
 		errno = syscall.EIO
 	}
@@ -308,7 +317,6 @@ func (ln *lane) answer(r *Request, n int, errno syscall.Errno) {
 	}
 	r.entry.reply(r.ID(), size, int32(errno))
 	ln.control.before.answered()
-	ln.tell(r.place)
 }
 
 // refuse answers a request of any kind with an errno.
@@ -322,8 +330,15 @@ func (ln *lane) tell(i int) { ln.ready[i/64].Or(1 << (i % 64)) }
 
 // answerLate answers a parked request, from any thread.
 func (ln *lane) answerLate(r *Request, n int, errno syscall.Errno) {
-	ln.answer(r, n, errno) // and r may be in use again
+	ln.reply(r, n, errno)
+	ln.release(r.place)
+}
+
+// release gives back the entry of a request that was parked and is answered.
+// From then on the lane's thread may use it for another.
+func (ln *lane) release(place int) {
 	ln.parked.Add(-1)
+	ln.tell(place)
 	if ln.asleep.Load() != 0 {
 		ln.wakePump()
 	}
@@ -345,9 +360,5 @@ func (ln *lane) answerControl(r *Request, reply []byte) {
 	}
 	copy(r.page, reply[outHeaderSize:][:n])
 	r.entry.reply(r.ID(), n, errno)
-	ln.tell(r.place)
-	ln.parked.Add(-1)
-	if ln.asleep.Load() != 0 {
-		ln.wakePump()
-	}
+	ln.release(r.place)
 }

@@ -3,6 +3,7 @@ package fuseconn
 import (
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -10,7 +11,8 @@ import (
 
 // Slow is a tree of which some files' writes may take long. Such a write is
 // answered by a goroutine of its own; the tree's Write ends it soon after its
-// cancel channel is closed.
+// cancel channel is closed: when who writes has a signal that ends him, or ends
+// what he does.
 type Slow interface {
 	// IsSlow says whether a WRITE of the node may take long.
 	IsSlow(node uint64) bool
@@ -39,17 +41,42 @@ type slow struct {
 	running sync.WaitGroup // the goroutines
 }
 
-// slowCancel is closed at most once.
+// slowCancel ends a slow write. Who waits for the write has had a signal once
+// it is interrupted, and from then on is looked at: the kernel says so once,
+// whatever signals come after that.
 type slowCancel struct {
-	c    chan struct{}
-	done bool
+	c       chan struct{} // closed, once, to end it
+	over    chan struct{} // closed when it is answered
+	once    sync.Once
+	pid     uint32 // of the thread that waits; immutable
+	watched bool   // belongs to the control thread
 }
 
-func (c *slowCancel) close() {
-	if !c.done {
-		c.done = true
-		close(c.c)
+func (c *slowCancel) close() { c.once.Do(func() { close(c.c) }) }
+
+// signalTime is how often one who has had a signal is looked at.
+const signalTime = 100 * time.Millisecond
+
+// interrupted ends the write if it is meant by a signal, now or later.
+func (w *slow) interrupted(c *slowCancel) {
+	if c.watched {
+		return
 	}
+	c.watched = true
+	w.running.Go(func() {
+		tick := time.NewTicker(signalTime)
+		defer tick.Stop()
+		for !ends(c.pid) {
+			select {
+			case <-c.over:
+				return
+			case <-c.c:
+				return
+			case <-tick.C:
+			}
+		}
+		c.close()
+	})
 }
 
 func newSlow(tree fuse.RawFileSystem, slots int) slow {
@@ -80,10 +107,10 @@ func (c *control) store(s *slot, request []byte) {
 	data := append([]byte(nil), request[rwInSize:]...)
 	c.giveBack(s)
 	s.id = id
-	cancel := &slowCancel{c: make(chan struct{})}
+	cancel := &slowCancel{c: make(chan struct{}), over: make(chan struct{}), pid: q.Pid}
 	c.slow.cancels[id] = cancel
 	if c.slow.wasEarly(id) {
-		cancel.close()
+		c.slow.interrupted(cancel)
 	}
 	c.slow.running.Go(func() {
 		n, status := c.slow.tree.Write(cancel.c, &in, data)
@@ -109,11 +136,13 @@ func (s *slot) reply(unique uint64, n uint32, errno syscall.Errno) {
 
 // retire forgets a slow write that is answered.
 func (c *control) retire(s *slot) {
+	close(c.slow.cancels[s.id].over)
 	delete(c.slow.cancels, s.id)
 	c.free <- s
 }
 
-// interrupt cancels the slow write that the request names. What is served at
+// interrupt cancels the slow write that the request names, if the signal means
+// it. What is served at
 // once is not interrupted.
 func (w *slow) interrupt(request []byte) {
 	if len(request) < inHeaderSize+8 {
@@ -122,7 +151,7 @@ func (w *slow) interrupt(request []byte) {
 	q := (*fuse.InterruptIn)(unsafe.Pointer(unsafe.SliceData(request)))
 	id := q.Unique &^ resent
 	if c := w.cancels[id]; c != nil {
-		c.close()
+		w.interrupted(c)
 		return
 	}
 	w.early[w.nEarly%maxEarly] = id
