@@ -221,7 +221,7 @@ func (p *process) why() string {
 func (k *keeper) lost(p *process) {
 	point := k.boot.Config.Mountpoint
 	switch {
-	case k.generation <= 1 && !p.served:
+	case k.generation <= 1 && !p.served && !k.resend: // and none before it did
 		err := p.failed
 		if err == nil {
 			err = Errorf(CodeFailure, "the worker ended before it could serve: %s", p.status.text)

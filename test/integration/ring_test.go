@@ -329,3 +329,29 @@ func TestRingRefused(t *testing.T) {
 	}
 	m.end()
 }
+
+// TestSuccessorKilledEarly kills the first worker, and the next one as soon as it
+// is there, before it is told to serve: another follows.
+func TestSuccessorKilledEarly(t *testing.T) {
+	for _, transport := range []string{"percpu", "ring"} {
+		t.Run(transport, func(t *testing.T) {
+			need(t)
+			m := (*mnt)(nil)
+			if transport == "ring" {
+				m = mountRing(t, "--size", "8M", "--no-standby")
+			} else {
+				needResend(t)
+				m = mount(t, "--size", "8M", "--no-standby")
+			}
+			k := newKiller(m)
+			first := k.worker()
+			k.signal(first, unix.SIGKILL)
+			k.survived++
+			await(t, "another worker", func() bool {
+				pids := k.workers()
+				return len(pids) == 1 && pids[0] != first && unix.Kill(pids[0], unix.SIGKILL) == nil
+			})
+			k.healthy()
+		})
+	}
+}
