@@ -3,7 +3,6 @@ package fuseconn
 import (
 	"sync"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -11,8 +10,7 @@ import (
 
 // Slow is a tree of which some files' writes may take long. Such a write is
 // answered by a goroutine of its own; the tree's Write ends it soon after its
-// cancel channel is closed: when who writes has a signal that ends him, or ends
-// what he does.
+// cancel channel is closed.
 type Slow interface {
 	// IsSlow says whether a WRITE of the node may take long.
 	IsSlow(node uint64) bool
@@ -41,42 +39,17 @@ type slow struct {
 	running sync.WaitGroup // the goroutines
 }
 
-// slowCancel ends a slow write. Who waits for the write has had a signal once
-// it is interrupted, and from then on is looked at: the kernel says so once,
-// whatever signals come after that.
+// slowCancel is closed at most once.
 type slowCancel struct {
-	c       chan struct{} // closed, once, to end it
-	over    chan struct{} // closed when it is answered
-	once    sync.Once
-	pid     uint32 // of the thread that waits; immutable
-	watched bool   // belongs to the control thread
+	c    chan struct{}
+	done bool
 }
 
-func (c *slowCancel) close() { c.once.Do(func() { close(c.c) }) }
-
-// signalTime is how often one who has had a signal is looked at.
-const signalTime = 100 * time.Millisecond
-
-// interrupted ends the write if it is meant by a signal, now or later.
-func (w *slow) interrupted(c *slowCancel) {
-	if c.watched {
-		return
+func (c *slowCancel) close() {
+	if !c.done {
+		c.done = true
+		close(c.c)
 	}
-	c.watched = true
-	w.running.Go(func() {
-		tick := time.NewTicker(signalTime)
-		defer tick.Stop()
-		for !ends(c.pid) {
-			select {
-			case <-c.over:
-				return
-			case <-c.c:
-				return
-			case <-tick.C:
-			}
-		}
-		c.close()
-	})
 }
 
 func newSlow(tree fuse.RawFileSystem, slots int) slow {
@@ -107,10 +80,10 @@ func (c *control) store(s *slot, request []byte) {
 	data := append([]byte(nil), request[rwInSize:]...)
 	c.giveBack(s)
 	s.id = id
-	cancel := &slowCancel{c: make(chan struct{}), over: make(chan struct{}), pid: q.Pid}
+	cancel := &slowCancel{c: make(chan struct{})}
 	c.slow.cancels[id] = cancel
 	if c.slow.wasEarly(id) {
-		c.slow.interrupted(cancel)
+		cancel.close()
 	}
 	c.slow.running.Go(func() {
 		n, status := c.slow.tree.Write(cancel.c, &in, data)
@@ -136,13 +109,11 @@ func (s *slot) reply(unique uint64, n uint32, errno syscall.Errno) {
 
 // retire forgets a slow write that is answered.
 func (c *control) retire(s *slot) {
-	close(c.slow.cancels[s.id].over)
 	delete(c.slow.cancels, s.id)
 	c.free <- s
 }
 
-// interrupt cancels the slow write that the request names, if the signal means
-// it. What is served at
+// interrupt cancels the slow write that the request names. What is served at
 // once is not interrupted.
 func (w *slow) interrupt(request []byte) {
 	if len(request) < inHeaderSize+8 {
@@ -151,7 +122,7 @@ func (w *slow) interrupt(request []byte) {
 	q := (*fuse.InterruptIn)(unsafe.Pointer(unsafe.SliceData(request)))
 	id := q.Unique &^ resent
 	if c := w.cancels[id]; c != nil {
-		w.interrupted(c)
+		c.close()
 		return
 	}
 	w.early[w.nEarly%maxEarly] = id

@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -242,8 +243,8 @@ func (t *Tree) show(node uint64) ([]byte, error) {
 func (t *Tree) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	value := string(data[:min(len(data), pageSize)])
 	if t.IsSlow(in.NodeId) {
-		if err := t.storeSlow(cancel, in.NodeId, value); err != nil {
-			return 0, statusOf(err)
+		if err := t.storeSlow(cancel, &in.InHeader, value); err != nil {
+			return 0, statusOf(blocking(in, err))
 		}
 		return uint32(len(value)), fuse.OK
 	}
@@ -251,12 +252,22 @@ func (t *Tree) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uin
 		return n, fuse.Status(errno)
 	}
 	op := t.ledger.begin(in.Unique, t.set.Changes(), len(value), 0)
-	err := t.store(in.NodeId, value)
+	err := blocking(in, t.store(in.NodeId, value))
 	op.end(errnoOf(err))
 	if err != nil {
 		return 0, statusOf(err)
 	}
 	return uint32(len(value)), fuse.OK
+}
+
+// blocking gives who does not want to wait EBUSY instead of EAGAIN, which would
+// tell him to wait until the file can be written: the kernel says of each FUSE
+// file that it can be, once, and os.File of Go would wait for ever.
+func blocking(in *fuse.WriteIn, err error) error {
+	if in.Flags&syscall.O_NONBLOCK != 0 && errors.Is(err, blockdev.ErrAgain) {
+		return fmt.Errorf("%w: %v", blockdev.ErrBusy, err)
+	}
+	return err
 }
 
 // IsSlow says whether a write of the node may take long. It implements
@@ -267,9 +278,10 @@ func (t *Tree) IsSlow(node uint64) bool {
 	return a != nil && a.StoreSlow != nil
 }
 
-// storeSlow stores until it is done, or cancel is closed.
-func (t *Tree) storeSlow(cancel <-chan struct{}, node uint64, value string) error {
-	a, d := t.attribute(node)
+// storeSlow stores until it is done, or cancel is closed and who stores is
+// told to end, or gone.
+func (t *Tree) storeSlow(cancel <-chan struct{}, in *fuse.InHeader, value string) error {
+	a, d := t.attribute(in.NodeId)
 	if a == nil || d == nil {
 		return blockdev.ErrNoDevice
 	}
@@ -278,6 +290,7 @@ func (t *Tree) storeSlow(cancel <-chan struct{}, node uint64, value string) erro
 	go func() {
 		select {
 		case <-cancel:
+			signalled(in.Pid, ctx.Done())
 			end()
 		case <-ctx.Done():
 		}
