@@ -17,7 +17,7 @@ import (
 func resizeAttributes() []Attribute {
 	return []Attribute{{
 		Dir: DirZramfs, Name: "resize", Mode: 0o644,
-		Help:  "new size of a disk that has one; reading tells size, most bytes it can grow to, and bytes up to the last page in use",
+		Help:  "new size of a disk that has one; loop devices learn it from zramfs resize and set (else: losetup --set-capacity); reading tells size, most bytes it can grow to, and bytes up to the last page in use",
 		Show:  showResize,
 		Store: storeResize,
 	}}

@@ -27,6 +27,7 @@ type Config struct {
 	WriteBehind int   // frames; 0: off
 	MemLimit    int64 // bytes; 0: none
 	Rules       policy.Rules
+	LimitPolicy string // as limit_policy reads it; "": climb every rung, and wait for LimitWait
 
 	// Reach is how many bytes a disk can grow to at least; eight times its first
 	// size is always possible. It costs addresses, no memory. Negative: disks
@@ -71,8 +72,12 @@ type Config struct {
 
 // Settings gives the defaults.
 func (c *Config) Settings() settings {
+	ladder, err := parseLimitPolicy(c.LimitPolicy)
+	if c.LimitPolicy == "" || err != nil { // which NewSet has refused
+		ladder = defaultLimitPolicy(c.LimitWait)
+	}
 	return settings{params: c.Algorithm, recomp: c.Recompress, policy: c.Policy, writeBehind: c.WriteBehind, limit: roundLimit(c.MemLimit),
-		ladder: defaultLimitPolicy(c.LimitWait), rules: c.Rules}
+		ladder: ladder, rules: c.Rules}
 }
 
 // Set is the zram-control class: the devices of one mount, by number.
@@ -104,6 +109,11 @@ func NewSet(cfg Config) (*Set, error) {
 	}
 	if cfg.RoomWait == 0 {
 		cfg.RoomWait = DefaultRoomWait
+	}
+	if cfg.LimitPolicy != "" {
+		if _, err := parseLimitPolicy(cfg.LimitPolicy); err != nil {
+			return nil, err
+		}
 	}
 	s := cfg.Settings()
 	if _, err := s.govern(cfg.Rules); err != nil {

@@ -59,12 +59,15 @@ type Config struct {
 	Stable      string `json:"stable,omitempty"`
 	WriteBehind int    `json:"write_behind,omitempty"` // frames; 0: off
 	Policy      string `json:"policy,omitempty"`       // as ParsePolicy gives it; "": off
-	Streams     int    `json:"streams,omitempty"`
-	Transport   string `json:"transport"`
-	EnableURing bool   `json:"enable_uring,omitempty"` // switch FUSE over io_uring on in the kernel
-	AllowOther  bool   `json:"allow_other,omitempty"`
-	Foreground  bool   `json:"foreground,omitempty"`
-	Segments    int    `json:"segments,omitempty"` // files that cut zram0, 0: none
+	// Recompress are the algorithms of priorities 1 to 3, as recomp_algorithm's.
+	Recompress  []string `json:"recompress,omitempty"`
+	LimitPolicy string   `json:"limit_policy,omitempty"` // as limit_policy's; "": the default
+	Streams     int      `json:"streams,omitempty"`
+	Transport   string   `json:"transport"`
+	EnableURing bool     `json:"enable_uring,omitempty"` // switch FUSE over io_uring on in the kernel
+	AllowOther  bool     `json:"allow_other,omitempty"`
+	Foreground  bool     `json:"foreground,omitempty"`
+	Segments    int      `json:"segments,omitempty"` // files that cut zram0, 0: none
 	// Backing is what zram0 writes pages back to.
 	Backing BackingConfig `json:"backing"`
 	// Patience is how long a write waits for room before it gets ENOSPC; 0: a moment.

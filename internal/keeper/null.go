@@ -30,6 +30,8 @@ func (c *Config) checkNull() error {
 		{"--backing", c.Backing.Path != ""},
 		{"--mem-limit", c.MemLimit != 0},
 		{"--policy", c.Policy != ""},
+		{"--recompress", len(c.Recompress) > 0},
+		{"--limit-policy", c.LimitPolicy != ""},
 		{"--segments", c.Segments != 0},
 		{"--write-behind", c.WriteBehind != 0},
 	} {

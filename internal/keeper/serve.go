@@ -217,6 +217,7 @@ func (w *worker) deviceConfig() (blockdev.Config, error) {
 		WriteBehind: c.WriteBehind,
 		MemLimit:    c.MemLimit,
 		RoomWait:    c.Patience,
+		LimitPolicy: c.LimitPolicy,
 		LimitWait:   c.Patience,
 		Extra:       w.extraAttributes(),
 
@@ -247,12 +248,31 @@ func (w *worker) deviceConfig() (blockdev.Config, error) {
 			return config, &Error{CodeUsage, "algorithm", err}
 		}
 	}
+	if config.Recompress, err = secondaries(c.Recompress); err != nil {
+		return config, err
+	}
 	if c.Stable != "" {
 		if config.Policy, err = stable.ParsePolicy(c.Stable); err != nil {
 			return config, &Error{CodeUsage, "stable policy", err}
 		}
 	}
 	return config, nil
+}
+
+// secondaries reads the algorithms that pages are compressed with again.
+func secondaries(names []string) (all [3]compress.Params, err error) {
+	if len(names) > len(all) {
+		return all, Errorf(CodeUsage, "%d algorithms to recompress with: expected %d at most", len(names), len(all))
+	}
+	for i, name := range names {
+		if all[i], err = compress.ParseAlgorithm(name); err == nil {
+			err = all[i].Probe()
+		}
+		if err != nil {
+			return all, &Error{CodeUsage, "recompress", err}
+		}
+	}
+	return all, nil
 }
 
 // firstDisk makes zram0 as the mount was asked for.

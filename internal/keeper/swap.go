@@ -30,6 +30,8 @@ type SwapConfig struct {
 	Transport   string
 	EnableURing bool
 	Policy      string   // as ParsePolicy gives it; "": off
+	Recompress  []string // as in Config
+	LimitPolicy string   // as in Config; without a wait: that of swapPatience
 	Force       bool     // go on although a guard is missing
 	Without     []string // guards to leave out, to see what they are worth
 }
@@ -47,6 +49,15 @@ var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 // second to see that it does, and a few for a process to die.
 const swapPatience = 10 * time.Second
 
+// limitPolicy has a write wait: a full store is no answer for swap, and the
+// watchdog needs time.
+func (c *SwapConfig) limitPolicy() string {
+	if c.LimitPolicy == "" || strings.Contains(c.LimitPolicy, "wait=") {
+		return c.LimitPolicy
+	}
+	return c.LimitPolicy + ",wait=" + swapPatience.String()
+}
+
 // check looks for what can be known to be wrong beforehand.
 func (c *SwapConfig) check() error {
 	if err := checkSwapName(c.Name); err != nil {
@@ -54,6 +65,9 @@ func (c *SwapConfig) check() error {
 	}
 	if c.Priority < 0 || c.Priority > host.MaxSwapPriority {
 		return Errorf(CodeUsage, "priority %d: expected 0 to %d", c.Priority, host.MaxSwapPriority)
+	}
+	if c.LimitPolicy == "none" {
+		return Errorf(CodeUsage, "limit policy none: swap has to wait for room; expected wait=10s, say, or rungs as in compact,wait=10s")
 	}
 	if err := c.Backing.check(); err != nil {
 		return err
@@ -213,6 +227,8 @@ func (c *SwapConfig) ensureMount(point string, steps *undo) ([]string, error) {
 		Without:     c.Without,
 		Backing:     c.Backing,
 		Policy:      c.Policy,
+		Recompress:  c.Recompress,
+		LimitPolicy: c.limitPolicy(),
 	})
 	if err != nil {
 		return nil, err
