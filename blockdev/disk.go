@@ -10,6 +10,7 @@ import (
 
 	"github.com/zramfs/zramfs/compress"
 	"github.com/zramfs/zramfs/internal/invariants"
+	"github.com/zramfs/zramfs/internal/percpu"
 	"github.com/zramfs/zramfs/internal/policy"
 	"github.com/zramfs/zramfs/internal/shm"
 	"github.com/zramfs/zramfs/pool"
@@ -81,11 +82,16 @@ type disk struct {
 	end    context.CancelFunc
 }
 
-// hand is one stream's scratch for pages that are read or written in part.
+// hand is what one stream has of its own: scratch for pages that are read or
+// written in part, and how its compressor keeps up. Alone on its cache lines.
 type hand struct {
 	mu   sync.Mutex // below the slot's lock, above the stream's
 	page []byte     // guarded by mu; a page that is patched
 	part []byte     // guarded by mu; a page of which a part is read
+
+	help atomic.Int64 // pages that the stream compresses itself before it stages one again
+
+	_ [2*percpu.CacheLine - 64]byte
 }
 
 func (h *hand) lock() {

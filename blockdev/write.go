@@ -81,7 +81,7 @@ func (d *disk) build(stream int, slot uint64, page []byte) (built, error) {
 	if e, ok := sameFilled(page); ok {
 		return built{sameWord(slot, e), e}, nil
 	}
-	if fr, ok := d.takeFrame(slot); ok {
+	if fr, ok := d.takeFrame(stream, slot); ok {
 		d.frames.Fill(fr, page)
 		return built{w: makeWord(staged, 0, PageSize, uint64(fr))}, nil
 	}
@@ -184,7 +184,7 @@ func (d *disk) commit(stream int, slot uint64, old word, b built) word {
 		d.frames.Leave(stable.Frame(old.place()), true)
 	}
 	if b.w.state() == staged {
-		d.frames.Stage(stable.Frame(b.w.place()), stream)
+		d.stage(stream, stable.Frame(b.w.place()))
 	}
 	return old
 }

@@ -79,7 +79,8 @@ type queue struct {
 	ring []Frame // guarded by mu; as long as there are frames, so it never fills
 	head int     // guarded by mu
 	n    int     // guarded by mu
-	wake chan struct{}
+	wake chan struct{} // immutable: there is work
+	much chan struct{} // immutable: there is much of it
 }
 
 // NewFrames makes a table over mem, a page and a head for each frame. All
@@ -101,6 +102,7 @@ func NewFrames(mem []byte, heads []uint64, streams int, stats *Stats) *Frames {
 	for i := range f.queues {
 		f.queues[i].ring = make([]Frame, n)
 		f.queues[i].wake = make(chan struct{}, 1)
+		f.queues[i].much = make(chan struct{}, 1)
 	}
 	return f
 }

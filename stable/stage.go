@@ -1,13 +1,23 @@
 package stable
 
 // Stage hands a filled frame to a stream's queue. The slot's word names the
-// frame already, and the caller holds the slot's lock.
-func (f *Frames) Stage(fr Frame, stream int) {
+// frame already, and the caller holds the slot's lock. behind says that the stream
+// has now as many frames waiting as there are for each: its compressor does not
+// keep up.
+func (f *Frames) Stage(fr Frame, stream int) (behind bool) {
 	f.move(fr, Filling, Staged)
 	q := &f.queues[stream]
-	q.push(fr)
-	q.signal()
+	n := q.push(fr)
+	signal(q.wake)
+	share := f.Share()
+	if n == (share+1)/2 {
+		signal(q.much)
+	}
+	return n >= share
 }
+
+// Share is the number of frames for each stream.
+func (f *Frames) Share() int { return max(1, len(f.state)/len(f.queues)) }
 
 // Ask says what a write gets that finds fr named by its slot's word; the
 // caller holds the slot's lock. Waits and refusals are counted here; nothing
@@ -67,10 +77,13 @@ func (f *Frames) Queued(stream int) int {
 // Wake is signalled when a stream's queue has work.
 func (f *Frames) Wake(stream int) <-chan struct{} { return f.queues[stream].wake }
 
+// Much is signalled when half of a stream's share waits in its queue.
+func (f *Frames) Much(stream int) <-chan struct{} { return f.queues[stream].much }
+
 // WakeAll has every stream look at its queue again.
 func (f *Frames) WakeAll() {
 	for i := range f.queues {
-		f.queues[i].signal()
+		signal(f.queues[i].wake)
 	}
 }
 
@@ -116,7 +129,8 @@ func (f *Frames) Again(fr Frame, stream int) bool {
 	return true
 }
 
-func (q *queue) push(fr Frame) {
+// push gives the number of frames that wait now.
+func (q *queue) push(fr Frame) int {
 	q.mu.Lock()
 	if q.n == len(q.ring) {
 		q.mu.Unlock()
@@ -124,13 +138,15 @@ func (q *queue) push(fr Frame) {
 	}
 	q.ring[(q.head+q.n)%len(q.ring)] = fr
 	q.n++
+	n := q.n
 	q.mu.Unlock()
+	return n
 }
 
-// signal wakes whoever waits on the queue, once, without waiting.
-func (q *queue) signal() {
+// signal wakes whoever waits for it, once, without waiting.
+func signal(c chan<- struct{}) {
 	select {
-	case q.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
