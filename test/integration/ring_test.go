@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -62,7 +63,7 @@ func ringDeaths() []death {
 // ringKills is how many kills a load gets.
 func ringKills(t *testing.T) int {
 	if os.Getenv(killsEnv) == "" {
-		return long(10, 2000)
+		return long(6, 2000)
 	}
 	return kills(t)
 }
@@ -354,4 +355,31 @@ func TestSuccessorKilledEarly(t *testing.T) {
 			k.healthy()
 		})
 	}
+}
+
+// TestRingKeeperKilledSwap kills the keeper of a swap on a ring. The program whose
+// pages lie there is told by a signal if it touches one; nobody hangs, and
+// swapoff works.
+func TestRingKeeperKilledSwap(t *testing.T) {
+	need(t, "/dev/loop-control", "mkswap", "swapoff")
+	needMemcg(t)
+	back := switchURing(t, "Y")
+	s := newSwap(t, "256M", []string{"--transport", "ring"})
+	devices := s.on()
+	back()
+	k := newKiller(s.mnt)
+	cmd := exec.Command(swapperBinary, "-json", "-size", "64M", "-limit", "32M", "-corpus", "../../testdata/pages.zst", "-touches", "2000000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "something in swap", func() bool { return swapUsed(t, devices) > 1<<20 })
+	k.signal(k.keeper(), unix.SIGKILL)
+	await(t, "the end of all processes", func() bool { return len(k.workers()) == 0 })
+	time.Sleep(100 * time.Millisecond)
+	_ = cmd.Process.Kill() // it may not have touched one yet, or have other swap besides
+	ended(t, cmd, "a program whose pages are gone")
+	if cmd.ProcessState.Success() {
+		t.Error("it has come to its end")
+	}
+	s.off(devices)
 }
