@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"time"
+	"unsafe"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"golang.org/x/sys/unix"
@@ -25,7 +26,9 @@ const longest = 60 * time.Second
 
 // RunLatency fills pages, has the kernel swap them out (MADV_PAGEOUT), and then
 // touches each once, in random order, with a clock in hand. How many pages
-// the kernel reads at a time is vm.page-cluster: 0 for one.
+// the kernel reads at a time is vm.page-cluster: 0 for one. A device that writes
+// behind the kernel's back leaves the pages in the swap cache; only a cgroup's
+// reclaim, with cfg.Memcg, gets them out of there.
 func RunLatency(cfg Config) (*Report, error) {
 	mem, err := mapMemory(cfg.Pages * PageSize)
 	if err != nil {
@@ -57,6 +60,9 @@ func RunLatency(cfg Config) (*Report, error) {
 	last.Pages, last.MiBs = cfg.Pages, float64(len(mem))/(1<<20)/last.Seconds
 	last.PagesPerS = float64(cfg.Pages) / last.Seconds
 
+	if err := l.evict(); err != nil {
+		return nil, err
+	}
 	before := majorFaults()
 	var sum byte
 	l.phase("touch", cfg.Pages, func(i int, _ *Phase) {
@@ -84,4 +90,30 @@ func majorFaults() int64 {
 		return 0
 	}
 	return u.Majflt
+}
+
+// evict waits until hardly a page is left in memory, a while at most: how many
+// touches read from swap is told in the report.
+func (l *load) evict() error {
+	if l.Memcg == "" {
+		return nil
+	}
+	present := make([]byte, l.Pages)
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if err := reclaim(l.Memcg); err != nil {
+			return err
+		}
+		if _, _, e := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&l.mem[0])), uintptr(len(l.mem)),
+			uintptr(unsafe.Pointer(&present[0]))); e != 0 {
+			return fmt.Errorf("swapload: mincore: %w", e)
+		}
+		left := 0
+		for _, p := range present {
+			left += int(p & 1)
+		}
+		if left <= l.Pages/100 {
+			break
+		}
+	}
+	return nil
 }

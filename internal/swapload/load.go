@@ -18,6 +18,7 @@ type Config struct {
 	Pages   int    // of measured memory
 	Touches int    // random touches; every second one rewrites its page
 	Seed    uint64 // of the random touches
+	Memcg   string // directory of the cgroup that this process is in; "": none of its own
 	// Progress is told now and then how far a phase is; nil: nobody asks.
 	Progress func(phase string, done, of int)
 }

@@ -62,6 +62,27 @@ func Join(dir string) error {
 	return nil
 }
 
+// reclaim has the kernel free what it can of the cgroup at dir. That it cannot
+// free all is no error.
+func reclaim(dir string) error {
+	file, value := filepath.Join(dir, "memory.force_empty"), []byte("0")
+	if _, err := os.Stat(file); err != nil {
+		file = filepath.Join(dir, "memory.reclaim")
+		if value, err = os.ReadFile(filepath.Join(dir, "memory.current")); err != nil {
+			return fmt.Errorf("swapload: reclaim: %w", err)
+		}
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("swapload: reclaim: %w", err)
+	}
+	defer f.Close()
+	if _, err := unix.Write(int(f.Fd()), value); err != nil && err != unix.EAGAIN && err != unix.EBUSY {
+		return fmt.Errorf("swapload: reclaim %s: %w", dir, err)
+	}
+	return nil
+}
+
 // OOMKills counts how often the kernel killed a process in the cgroup because
 // it had no memory left.
 func (g *Memcg) OOMKills() int {

@@ -162,7 +162,7 @@ func runHere(o *options, join string) error {
 			return err
 		}
 	}
-	cfg := swapload.Config{Base: base, Pages: int(o.size / swapload.PageSize), Touches: o.touches, Seed: o.seed}
+	cfg := swapload.Config{Base: base, Pages: int(o.size / swapload.PageSize), Touches: o.touches, Seed: o.seed, Memcg: join}
 	if o.progress {
 		cfg.Progress = newProgress()
 	}
