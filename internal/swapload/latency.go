@@ -78,6 +78,7 @@ func RunLatency(cfg Config) (*Report, error) {
 	}
 	runtime.KeepAlive(sum)
 	l.phase("final", cfg.Pages, l.verify)
+	l.turn()
 	return l.rep, nil
 }
 

@@ -18,7 +18,10 @@ type Config struct {
 	Pages   int    // of measured memory
 	Touches int    // random touches; every second one rewrites its page
 	Seed    uint64 // of the random touches
-	Memcg   string // directory of the cgroup that this process is in; "": none of its own
+	// Turn is called before each phase and after the last, and may wait: for
+	// others that run at the same time; nil: there is nobody to wait for.
+	Turn  func()
+	Memcg string // directory of the cgroup that this process is in; "": none of its own
 	// Progress is told now and then how far a phase is; nil: nobody asks.
 	Progress func(phase string, done, of int)
 }
@@ -56,8 +59,8 @@ type Report struct {
 	Latency *Latency `json:"latency,omitempty"` // of RunLatency
 }
 
-// Merge adds the report of a process that ran at the same time: its work, and
-// its rate.
+// Merge adds the report of a process that ran at the same time, phase by phase:
+// a phase of both takes as long as that of the slower.
 func (r *Report) Merge(other *Report) {
 	r.Bytes += other.Bytes
 	r.Wrong += other.Wrong
@@ -71,8 +74,8 @@ func (r *Report) Merge(other *Report) {
 		p.Rewritten += o.Rewritten
 		p.Wrong += o.Wrong
 		p.Seconds = max(p.Seconds, o.Seconds)
-		p.MiBs += o.MiBs
-		p.PagesPerS += o.PagesPerS
+		p.PagesPerS = float64(p.Pages) / p.Seconds
+		p.MiBs = p.PagesPerS * PageSize / (1 << 20)
 		p.WorstMs = max(p.WorstMs, o.WorstMs)
 		p.Swapped += o.Swapped
 	}
@@ -126,11 +129,19 @@ func Run(cfg Config) (*Report, error) {
 		}
 	})
 	l.phase("final", cfg.Pages, l.verify)
+	l.turn()
 	return l.rep, nil
+}
+
+func (l *load) turn() {
+	if l.Turn != nil {
+		l.Turn()
+	}
 }
 
 // phase calls touch n times and times it.
 func (l *load) phase(name string, n int, touch func(int, *Phase)) {
+	l.turn()
 	p := Phase{Name: name, Pages: n}
 	start := time.Now()
 	last := start

@@ -34,7 +34,11 @@ func runLimited(o *options) error {
 	runtime.LockOSThread()
 	children := make([]*exec.Cmd, o.procs)
 	reports := make([]bytes.Buffer, o.procs)
-	ended := make(chan error, o.procs)
+	ended := make(chan *exec.Cmd, o.procs)
+	turns, err := newTurns(o.procs)
+	if err != nil {
+		return err
+	}
 	for i := range children {
 		child := exec.Command("/proc/self/exe", os.Args[1:]...)
 		child.Env = append(os.Environ(), joinEnv+"="+group.Dir())
@@ -44,6 +48,7 @@ func runLimited(o *options) error {
 			child.Args = append(child.Args, "-json", "-size", strconv.FormatInt(o.size/int64(o.procs), 10),
 				"-touches", strconv.Itoa(o.touches/o.procs), "-seed", strconv.FormatUint(o.seed+uint64(i), 10))
 			child.Stdout = &reports[i]
+			child.ExtraFiles = []*os.File{turns.arrive, turns.wait[i]}
 		}
 		child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 		if err := child.Start(); err != nil {
@@ -51,14 +56,20 @@ func runLimited(o *options) error {
 			return err
 		}
 		children[i] = child
-		go func() { ended <- child.Wait() }()
+		go func() {
+			_ = child.Wait() // its state tells
+			ended <- child
+		}()
 	}
+	turns.run()
 	go func() {
 		<-signals
 		kill(children)
 	}()
 	for range children {
-		<-ended
+		if code := (<-ended).ProcessState.ExitCode(); code < 0 || code > exitWrong { // or its death; the others would wait for it for ever
+			kill(children)
+		}
 	}
 	code := 0
 	for _, child := range children {

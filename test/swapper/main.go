@@ -163,6 +163,9 @@ func runHere(o *options, join string) error {
 		}
 	}
 	cfg := swapload.Config{Base: base, Pages: int(o.size / swapload.PageSize), Touches: o.touches, Seed: o.seed, Memcg: join}
+	if join != "" && o.procs > 1 {
+		cfg.Turn = takeTurn
+	}
 	if o.progress {
 		cfg.Progress = newProgress()
 	}

@@ -30,7 +30,7 @@ func TestSeveralProcessesAreOneReport(t *testing.T) {
 		}
 	}
 	p := all.Phases[0]
-	if all.Bytes != 300 || all.Wrong != 3 || p.Pages != 30 || p.MiBs != 15 || p.Seconds != 3 || p.WorstMs != 2 {
+	if all.Bytes != 300 || all.Wrong != 3 || p.Pages != 30 || p.Seconds != 3 || p.WorstMs != 2 || p.PagesPerS != 10 {
 		t.Errorf("%+v", all)
 	}
 }
