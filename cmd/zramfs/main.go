@@ -51,7 +51,7 @@ func newRoot() *cobra.Command {
 	})
 	root.AddCommand(
 		mountCommand(), umountCommand(), attachCommand(), detachCommand(), swapOnCommand(), swapOffCommand(),
-		statusCommand(), doctorCommand(), checkCommand(), policyCommand(), resizeCommand(), saveCommand(), restoreCommand(), upgradeCommand(), getCommand(), setCommand(), versionCommand(),
+		statusCommand(), doctorCommand(), checkCommand(), policyCommand(), resizeCommand(), trainCommand(), saveCommand(), restoreCommand(), upgradeCommand(), getCommand(), setCommand(), versionCommand(),
 	)
 	return root
 }

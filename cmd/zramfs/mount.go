@@ -52,7 +52,7 @@ func mountCommand() *cobra.Command {
 	f.IntVar(&c.Streams, "streams", 0, "compression streams; 0 is one per CPU")
 	backingSize = backingFlags(cmd, &c.Backing)
 	policyFlag(cmd, &c.Policy)
-	limitFlags(cmd, &c.Recompress, &c.LimitPolicy)
+	limitFlags(cmd, &c.Recompress, &c.Dictionary, &c.LimitPolicy)
 	f.IntVar(&c.Segments, "segments", 0, "files dev/zram0.0, dev/zram0.1, ... over equal parts of zram0, at most 16; 0 is none")
 	f.StringVar(&c.Transport, "transport", c.Transport, "connection to the kernel: "+strings.Join(keeper.Transports(), ", "))
 	enableURingFlag(cmd, &c.EnableURing)
@@ -75,10 +75,11 @@ func mountCommand() *cobra.Command {
 
 // limitFlags says how pages become smaller than at first, and what is done at the
 // memory limit.
-func limitFlags(cmd *cobra.Command, recompress *[]string, policy *string) {
+func limitFlags(cmd *cobra.Command, recompress *[]string, dictionary, policy *string) {
 	f := cmd.Flags()
 	f.StringArrayVar(recompress, "recompress", nil, "codec to compress pages with again, as in recomp_algorithm: zstd, zstd(level=N), ...; "+
 		"up to three times, for priorities 1 to 3")
+	f.StringVar(dictionary, "dictionary", "", "file with a dictionary for the first --recompress, lz4 or zstd; zramfs train makes one for zstd")
 	f.StringVar(policy, "limit-policy", "", "what is done for a write without room under --mem-limit: some of compact,recompress,writeback, "+
 		"in the order given, and at last wait=TIME; see limit_policy (default all of them)")
 }

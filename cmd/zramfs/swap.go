@@ -55,7 +55,7 @@ func swapOnCommand() *cobra.Command {
 		"half of it on machines with more than a GiB)")
 	backingSize = backingFlags(cmd, &c.Backing)
 	policyFlag(cmd, &c.Policy)
-	limitFlags(cmd, &c.Recompress, &c.LimitPolicy)
+	limitFlags(cmd, &c.Recompress, &c.Dictionary, &c.LimitPolicy)
 	f.StringVar(&c.Transport, "transport", c.Transport, "connection to the kernel: "+strings.Join(keeper.SwapTransports(), ", ")+
 		"; with ring the death of the keeper is the end of the swap")
 	enableURingFlag(cmd, &c.EnableURing)

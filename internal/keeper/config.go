@@ -61,6 +61,7 @@ type Config struct {
 	Policy      string `json:"policy,omitempty"`       // as ParsePolicy gives it; "": off
 	// Recompress are the algorithms of priorities 1 to 3, as recomp_algorithm's.
 	Recompress  []string `json:"recompress,omitempty"`
+	Dictionary  string   `json:"dictionary,omitempty"`   // path of a file for the first of them, on zram0
 	LimitPolicy string   `json:"limit_policy,omitempty"` // as limit_policy's; "": the default
 	Streams     int      `json:"streams,omitempty"`
 	Transport   string   `json:"transport"`
@@ -108,6 +109,9 @@ func (c *Config) Check() error {
 		return Errorf(CodeUsage, "%d segments of a disk of %d bytes: expected a page or more for each", c.Segments, c.Size)
 	}
 	if err := c.Backing.check(); err != nil {
+		return err
+	}
+	if err := c.checkDictionary(); err != nil {
 		return err
 	}
 	if err := c.checkNull(); err != nil {

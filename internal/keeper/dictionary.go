@@ -9,6 +9,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// checkDictionary makes the path of a dictionary absolute: the daemon is elsewhere.
+func (c *Config) checkDictionary() error {
+	if c.Dictionary == "" {
+		return nil
+	}
+	if len(c.Recompress) == 0 {
+		return Errorf(CodeUsage, "--dictionary is for --recompress: name an algorithm to compress with again, such as zstd(level=7)")
+	}
+	path, err := filepath.Abs(c.Dictionary)
+	if err != nil {
+		return &Error{CodeUsage, "dictionary " + c.Dictionary, err}
+	}
+	c.Dictionary = path
+	return nil
+}
+
 // readDictionary reads the file that was named to algorithm_params, up to a byte
 // more than the limit, which is too many.
 func readDictionary(path string, limit int64) ([]byte, error) {

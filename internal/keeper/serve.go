@@ -281,6 +281,9 @@ func (w *worker) firstDisk(set *blockdev.Set) error {
 	if err == nil {
 		err = w.task.Config.Backing.store(set, id)
 	}
+	if file := w.task.Config.Dictionary; err == nil && file != "" {
+		err = storeAttribute(set, id, "algorithm_params", "priority=1 dict="+file)
+	}
 	if err == nil {
 		err = storeAttribute(set, id, "disksize", strconv.FormatInt(w.task.Config.Size, 10))
 	}

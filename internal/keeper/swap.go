@@ -31,6 +31,7 @@ type SwapConfig struct {
 	EnableURing bool
 	Policy      string   // as ParsePolicy gives it; "": off
 	Recompress  []string // as in Config
+	Dictionary  string   // as in Config
 	LimitPolicy string   // as in Config; without a wait: that of swapPatience
 	Force       bool     // go on although a guard is missing
 	Without     []string // guards to leave out, to see what they are worth
@@ -228,6 +229,7 @@ func (c *SwapConfig) ensureMount(point string, steps *undo) ([]string, error) {
 		Backing:     c.Backing,
 		Policy:      c.Policy,
 		Recompress:  c.Recompress,
+		Dictionary:  c.Dictionary,
 		LimitPolicy: c.limitPolicy(),
 	})
 	if err != nil {
