@@ -25,7 +25,7 @@ func codecAttributes() []Attribute {
 		},
 		{
 			Dir: DirBlock, Name: "algorithm_params", Mode: 0o200,
-			Help:  "parameters of an algorithm: priority=N or algo=NAME, level=N, dict=FILE, deflate.winbits=N; before disksize only",
+			Help:  "parameters of an algorithm: priority=N or algo=NAME, level=N, dict=FILE (lz4 and zstd), deflate.winbits=N; before disksize only",
 			Store: storeAlgorithmParams,
 		},
 		{

@@ -117,6 +117,11 @@ func TestPlainUser(t *testing.T) {
 		cmp -n 4096 $disk /dev/zero
 		cmp -n 8192 -i 4096 $source $disk
 		$zramfs status $mp --raw -n -o NAME,DISKSIZE,TRANSPORT,DATA -b
+		$zramfs save $mp $3/image >/dev/null
+		fallocate -p -o 0 -l 1048576 $disk
+		$zramfs restore $mp $3/image --overwrite >/dev/null
+		cmp -n 4096 $disk /dev/zero
+		cmp -n 1048576 -i 4096 $source $disk
 		$zramfs set $mp zramfs/check 1
 		! $zramfs attach $mp
 		$zramfs swapon && exit 1
