@@ -2,9 +2,9 @@ package compress
 
 import (
 	"bytes"
+	"fmt"
 	"hash/crc32"
 	"os"
-	"strconv"
 	"testing"
 	"time"
 
@@ -158,15 +158,25 @@ func BenchmarkDecompress(b *testing.B) {
 	}
 }
 
-// What a page's checksum costs, the one that the pool keeps with each object.
+// What the checksum that the pool keeps with each object costs, of bytes that were
+// written just now, beside the copy to where they are stored: for what an average
+// page of the corpus becomes, and for a page that is stored raw. A processor without
+// an instruction for CRC-32C would make 1 to 2 GB/s.
 func BenchmarkChecksum(b *testing.B) {
-	pages, table := benchPages(b), crc32.MakeTable(crc32.Castagnoli)
-	for _, n := range []int{1024, PageSize} {
-		b.Run(strconv.Itoa(n), func(b *testing.B) {
+	page, table := testpages.Pages(b)[4000], crc32.MakeTable(crc32.Castagnoli)
+	for _, n := range []int{1326, PageSize} {
+		b.Run(fmt.Sprintf("crc/%d", n), func(b *testing.B) {
 			b.SetBytes(int64(n))
 			sum := uint32(0)
-			for i := range b.N {
-				sum = crc32.Update(sum, table, pages[i%len(pages)][:n])
+			for range b.N {
+				sum = crc32.Update(sum, table, page[:n])
+			}
+		})
+		b.Run(fmt.Sprintf("copy/%d", n), func(b *testing.B) {
+			b.SetBytes(int64(n))
+			var dst [PageSize]byte
+			for range b.N {
+				copy(dst[:], page[:n])
 			}
 		})
 	}
