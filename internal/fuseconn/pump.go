@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,8 @@ type Pump struct {
 	stop  atomic.Bool
 	ended sync.WaitGroup
 	done  chan struct{} // closed when no lane is left
+	// broken gets a word from each lane that ends although the connection lasts.
+	broken chan struct{}
 }
 
 // pumpLane is one thread. All of it belongs to that.
@@ -38,9 +41,13 @@ type pumpLane struct {
 	pump   *Pump
 	cpu    int
 	ring   *uring.Ring
-	alive  int  // entries that the kernel has or will have
-	armed  bool // the kernel waits for late, too
-	failed error
+	alive  int   // entries that the kernel has or will have
+	armed  bool  // the kernel waits for late, too
+	failed error // what the last entry that is not alive has met
+
+	// The watch's: a worker that keeps its turn for long is stopped, or dead.
+	turns atomic.Uint32 // that the worker was given
+	nudge atomic.Bool   // set by the watch: look what the kernel has to say
 }
 
 const (
@@ -48,6 +55,8 @@ const (
 	cmdCommit   = 2 // FUSE_IO_URING_CMD_COMMIT_AND_FETCH
 
 	userLate = 1 << 63
+
+	watchTime = time.Second
 )
 
 // ringCommand is struct fuse_uring_cmd_req.
@@ -79,7 +88,7 @@ func NewPump(main *os.File, l Layout, readers int, mem Memory) (*Pump, error) {
 	if err := populateRing(mem, l, readers); err != nil {
 		return nil, err
 	}
-	p := &Pump{main: main.Fd(), done: make(chan struct{})}
+	p := &Pump{main: main.Fd(), done: make(chan struct{}), broken: make(chan struct{}, len(l.Ring.CPUs))}
 	for i, cpu := range l.Ring.CPUs {
 		p.lanes = append(p.lanes, &pumpLane{laneView: viewLane(mem, l, readers, i), pump: p, cpu: cpu})
 	}
@@ -103,8 +112,17 @@ func (p *Pump) Start() error {
 	}()
 	if err != nil {
 		p.Stop()
+		return err
 	}
-	return err
+	go p.watch()
+	go func() {
+		select {
+		case <-p.done:
+		case <-p.broken: // whoever asks on that CPU would wait for ever
+			p.Stop()
+		}
+	}()
+	return nil
 }
 
 // Done is closed when all lanes have ended: the connection is over, or the
@@ -161,9 +179,13 @@ func (ln *pumpLane) run(registered chan<- error) {
 		errno := ln.ring.Enter(1)
 		ln.asleep.Store(0)
 		if errno != 0 && errno != syscall.ENOMEM {
-			return // the ring is of no use any more
+			ln.failed = errno // the ring is of no use any more
+			break
 		}
 		given = ln.reap()
+	}
+	if ln.failed != syscall.ENOTCONN && ln.failed != syscall.ECONNABORTED && !ln.pump.stop.Load() {
+		ln.pump.broken <- struct{}{}
 	}
 }
 
@@ -204,10 +226,42 @@ func (ln *pumpLane) command(i int, cmd, commit uint64) *uring.Entry {
 // hand gives the worker its turn, and waits until it has gone through what is
 // to do. Where there is no worker, that is when the next one has.
 func (ln *pumpLane) hand() {
-	ln.turn.Store(turnWorker)
-	uring.Wake(&ln.turn)
-	for ln.turn.Load() == turnWorker && !ln.pump.stop.Load() {
-		uring.Wait(&ln.turn, turnWorker)
+	for more := 1; more > 0; {
+		more = 0
+		ln.turns.Add(1)
+		ln.turn.Store(turnWorker)
+		uring.Wake(&ln.turn)
+		for ln.turn.Load() == turnWorker && ln.alive > 0 && !ln.pump.stop.Load() {
+			uring.Wait(&ln.turn, turnWorker)
+			if ln.nudge.Load() && ln.nudge.Swap(false) {
+				_ = ln.ring.Enter(0) // it fails later, too
+				more += ln.reap()
+			}
+		}
+	}
+}
+
+// watch has lanes look at the kernel whose worker keeps its turn. A connection
+// that is aborted meanwhile ends only when the thread of each entry says so: until
+// then those who wait for it cannot even be killed.
+func (p *Pump) watch() {
+	tick := time.NewTicker(watchTime)
+	defer tick.Stop()
+	seen := make([]uint32, len(p.lanes))
+	for {
+		select {
+		case <-p.done:
+			return
+		case <-tick.C:
+		}
+		for i, ln := range p.lanes {
+			turns := ln.turns.Load()
+			if ln.turn.Load() == turnWorker && turns == seen[i] {
+				ln.nudge.Store(true)
+				uring.Wake(&ln.turn)
+			}
+			seen[i] = turns
+		}
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zramfs/zramfs/internal/host"
 	"github.com/zramfs/zramfs/internal/keeper"
 )
 
@@ -382,4 +383,43 @@ func TestRingKeeperKilledSwap(t *testing.T) {
 		t.Error("it has come to its end")
 	}
 	s.off(devices)
+}
+
+// TestRingStopped aborts a mount whose worker is stopped, with requests open on
+// every CPU: all get errors.
+func TestRingStopped(t *testing.T) {
+	m := mountRing(t, "--size", "8M")
+	disk := open(t, m.disk(0), os.O_RDWR|unix.O_DIRECT)
+	k := newKiller(m)
+	worker := k.worker()
+	k.signal(worker, unix.SIGSTOP)
+	const readers = 16
+	answers := make(chan error, readers)
+	for range readers {
+		go func() {
+			_, err := disk.ReadAt(aligned(t, pageSize), 0)
+			answers <- err
+		}()
+		time.Sleep(5 * time.Millisecond)
+	}
+	if err := host.Abort(m.point); err != nil {
+		t.Fatal(err)
+	}
+	for range readers {
+		select {
+		case err := <-answers:
+			if err == nil {
+				t.Error("nobody serves, and there was an answer")
+			}
+		case <-time.After(20 * time.Second):
+			_ = unix.Kill(worker, unix.SIGKILL) // or this process cannot end
+			t.Fatal("a request hangs")
+		}
+	}
+	if err := disk.Close(); err != nil {
+		t.Error(err)
+	}
+	k.signal(worker, unix.SIGCONT)
+	_ = command(zramfsBinary, "umount", m.point)
+	nothing(t, m.point)
 }
