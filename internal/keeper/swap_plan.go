@@ -180,7 +180,11 @@ const settleTime = time.Minute
 // awaitSwap waits until all is enabled that is to be enabled now.
 func awaitSwap(q *question, page *roomPage) error {
 	for deadline := time.Now().Add(settleTime); ; time.Sleep(lookTime / 5) {
-		if errno := unix.Errno(page.errno.Load()); errno != 0 && page.enabled.Load() == 0 {
+		switch errno := unix.Errno(page.errno.Load()); {
+		case errno == unix.EPERM: // for good, also after the first
+			return &Error{CodeLacking, fmt.Sprintf("swapon of segment %d: the kernel takes no more swap devices (about 30 in all): "+
+				"turn off some that are not needed (swapoff)", page.enabled.Load()), errno}
+		case errno != 0 && page.enabled.Load() == 0:
 			return fmt.Errorf("swapon of the first segment: %w", errno)
 		}
 		if page.settled.Load() == 1 {
