@@ -50,6 +50,8 @@ var only = map[string][]string{
 	"github.com/klauspost/compress/": {"compress", "internal/testpages", "internal/swapload",
 		"test/swapper"},
 	"github.com/BurntSushi/toml": {"internal/keeper"},
+	"github.com/HdrHistogram/":   {"internal/swapload", "test/"},
+	"gonum.org/":                 {"test/"},
 
 	"log":          {"internal/keeper", "internal/host", "cmd/zramfs", "test/"},
 	"log/slog":     {"internal/keeper", "internal/host", "cmd/zramfs", "test/"},
