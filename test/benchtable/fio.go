@@ -66,6 +66,12 @@ func (r *results) fio(about origin, rec *record.Run) error {
 	// after is not counted.
 	own := (j.User + j.System) / 100 * j.Runtime / 1000
 	r.add(about, cpuPerGiB(), (own+rec.CPU.Daemon+rec.CPU.Kernel)/(bytes/gib))
+	for _, c := range []struct {
+		who     string
+		seconds float64
+	}{{"program", own}, {"daemon", rec.CPU.Daemon}, {"kernel threads", rec.CPU.Kernel}} {
+		r.add(about, metric{metricCPU + " of " + c.who, "s/GiB", lower}, c.seconds/(bytes/gib))
+	}
 	for _, p := range []struct{ name, key string }{
 		{metricP50, "50.000000"}, {metricP99, "99.000000"}, {metricP999, "99.900000"},
 	} {
