@@ -14,7 +14,7 @@ const (
 	// helpFor times its share of frames is what a stream compresses itself once its
 	// compressor has fallen behind. A staged page costs a third more than another, so
 	// less than 5 % is lost on all where staging them is no use.
-	helpFor = 16
+	helpFor = 32
 )
 
 // takeFrame gives a fresh frame for a slot, if write-behind is on, the stream's

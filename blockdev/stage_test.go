@@ -19,7 +19,7 @@ func TestWriterHelps(t *testing.T) {
 		}
 		return nil
 	}}
-	d := newDevice(t, 128*PageSize, cfg)
+	d := newDevice(t, 256*PageSize, cfg)
 	slot := int64(0)
 	put := func() {
 		write(t, d, stamped(t, uint64(slot)), slot*PageSize)
