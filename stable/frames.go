@@ -76,9 +76,9 @@ type Frames struct {
 // queue is a ring of staged frames that one stream compresses.
 type queue struct {
 	mu   sync.Mutex
-	ring []Frame // guarded by mu; as long as there are frames, so it never fills
-	head int     // guarded by mu
-	n    int     // guarded by mu
+	ring []Frame       // guarded by mu; as long as there are frames, so it never fills
+	head int           // guarded by mu
+	n    int           // guarded by mu
 	wake chan struct{} // immutable: there is work
 	much chan struct{} // immutable: there is much of it
 }
