@@ -60,20 +60,21 @@ type keeper struct {
 	source *shm.Source
 	header header // void if the worker mounts
 
-	generation int
-	resend     bool                  // the kernel sends again what a dead worker had
-	worker     *process              // serves, or is to serve next; nil: none yet
-	standby    *process              // nil: none now
-	trial      *trial                // of another program; nil: none
-	program    *os.File              // what workers run; nil: what this process runs
-	moving     bool                  // the worker is to be replaced by the standby, when that is ready
-	processes  map[*process]struct{} // all that were not seen gone
-	failures   int                   // workers in a row that never served, or died by a fault at once
-	due        due
-	clock      *time.Timer
-	locker     locker         // of memory that the kernel could swap out
-	swap       *swapThreads   // nil: the mount is no swap
-	pump       *fuseconn.Pump // of transport ring, from the first worker on; nil: none
+	generation  int
+	resend      bool                  // the kernel sends again what a dead worker had
+	worker      *process              // serves, or is to serve next; nil: none yet
+	standby     *process              // nil: none now
+	trial       *trial                // of another program; nil: none
+	program     *os.File              // what workers run; nil: what this process runs
+	programText []byte                // program, mapped and locked; nil: as program
+	moving      bool                  // the worker is to be replaced by the standby, when that is ready
+	processes   map[*process]struct{} // all that were not seen gone
+	failures    int                   // workers in a row that never served, or died by a fault at once
+	due         due
+	clock       *time.Timer
+	locker      locker         // of memory that the kernel could swap out
+	swap        *swapThreads   // nil: the mount is no swap
+	pump        *fuseconn.Pump // of transport ring, from the first worker on; nil: none
 
 	events   chan event
 	signals  chan os.Signal

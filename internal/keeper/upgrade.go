@@ -76,7 +76,11 @@ func (k *keeper) answerUpgrade(q *question) (any, error) {
 	if err != nil {
 		return nil, &Error{CodeUsage, "the new program does not fit into memory, and the one before goes on", err}
 	}
-	defer func() { _ = unix.Munmap(text) }() // ours
+	defer func() {
+		if text != nil {
+			_ = unix.Munmap(text) // ours
+		}
+	}()
 	var before string
 	t := &trial{}
 	err = k.do(func() error {
@@ -111,6 +115,13 @@ func (k *keeper) answerUpgrade(q *question) (any, error) {
 	if err := k.settle(t, program); err != nil {
 		return nil, err
 	}
+	_ = k.do(func() error { // for as long as workers run it and this process does not
+		if k.programText != nil {
+			_ = unix.Munmap(k.programText)
+		}
+		k.programText, text = text, nil
+		return nil
+	})
 	err = k.do(func() error {
 		text, err := json.Marshal(result)
 		if err != nil {

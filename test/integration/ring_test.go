@@ -201,6 +201,7 @@ func TestRingUpgrade(t *testing.T) {
 	programs := working(m)
 	k := newKiller(m)
 	before := k.keeper()
+	programs0 := lockedPrograms(t, before)
 	for range long(2, 50) {
 		var u keeper.Upgraded
 		if err := json.Unmarshal([]byte(zramfs(t, "upgrade", m.point, "--json")), &u); err != nil {
@@ -212,10 +213,28 @@ func TestRingUpgrade(t *testing.T) {
 			t.Errorf("%+v", u)
 		}
 	}
+	if n := lockedPrograms(t, before); n <= programs0 {
+		t.Errorf("the keeper has %d bytes of programs locked, before the upgrade %d: the next worker's could be swapped out", n, programs0)
+	}
 	k.signal(k.worker(), unix.SIGKILL)
 	k.survived++
 	unharmed(t, programs)
 	k.healthy()
+}
+
+// lockedPrograms is how many bytes of programs in memory a process has locked.
+func lockedPrograms(t *testing.T, pid int) (n int64) {
+	t.Helper()
+	all, err := host.Mappings(pid)
+	if err != nil {
+		t.Skipf("needs to look at a daemon's memory: %v", err)
+	}
+	for _, m := range all {
+		if m.Locked && strings.Contains(m.Name, "memfd:zramfs ") {
+			n += m.Size
+		}
+	}
+	return n
 }
 
 // TestRingKeeperKilled kills the keeper under load: who uses the disk gets an
