@@ -44,7 +44,7 @@ swap_disk=2G
 swap_limit=256M
 touch_size=128M
 load_limit=128M
-build_limit=192M
+build_limit=256M
 build_package=./cmd/zramfs
 redis_gets=200000
 memory_size=1G
@@ -59,7 +59,7 @@ usage() { sed -n '2,12s/^# \{0,1\}//p' "$0"; }
 
 be_short() {
 	short=1 rounds=1 runtime=200ms warm=0 disk_size=256M io_size=64m swap_disk=512M swap_limit=48M touch_size=16M
-	load_limit=32M build_limit=160M build_package=./internal/percpu redis_gets=5000 memory_size=64M
+	load_limit=32M build_limit=224M build_package=./internal/percpu redis_gets=5000 memory_size=64M
 	scale_stored=1 scale_disks="1G 16T" scale_streams="1 2" scale_writers="1 16"
 }
 
