@@ -185,6 +185,7 @@ func TestCrashPoints(t *testing.T) {
 			ops = append([]operation{{kind: 'w', off: slot * PageSize, n: PageSize, fill: incompressible()}}, ops...)
 		}
 		crashEverywhere(t, ops, size, 0, 1, 60, seen)
+		crashEverywhere(t, ops, size, 0, 1, 16, seen, "pool.huge")
 	})
 	for _, point := range []string{
 		"frame.begin", "frame.half", "frame.filled", "frame.head",
