@@ -44,7 +44,10 @@ type lane struct {
 	requests []*Request // of each entry; immutable
 	taken    []uint64   // per entry, the last request that this worker began
 	parked   atomic.Int32
-	own      int // entries of its CPU's queue; immutable
+	own      int         // entries of its CPU's queue; immutable
+	others   []*lane     // of this worker; immutable once they serve
+	scanned  atomic.Bool // it has looked everywhere: from now on a bit in todo is for who takes it
+	idle     atomic.Bool // its thread sleeps, or is about to
 	stop     atomic.Bool
 	ended    atomic.Bool
 	count    counters
@@ -66,6 +69,13 @@ func NewRing(cfg PerCPUConfig) (*Ring, error) {
 	r := &Ring{PerCPU: p}
 	for i, cpu := range cfg.Layout.Ring.CPUs {
 		r.lanes = append(r.lanes, newLane(viewLane(cfg.Memory, cfg.Layout, n, i), i, cpu, cfg.Layout.Ring.Depth, cfg.Handler, p.control))
+	}
+	for _, ln := range r.lanes {
+		for _, other := range r.lanes {
+			if other != ln {
+				ln.others = append(ln.others, other)
+			}
+		}
 	}
 	return r, nil
 }
@@ -140,8 +150,9 @@ func (ln *lane) loop(pinned func(error)) {
 	}
 	batch()
 	for i := range ln.entries {
-		ln.take(i)
+		ln.take(i, ln)
 	}
+	ln.scanned.Store(true)
 	ln.wakePump() // which the worker before may have been about to do, as below
 	uring.Wake(&ln.turn)
 	for {
@@ -151,7 +162,12 @@ func (ln *lane) loop(pinned func(error)) {
 				ln.ended.Store(true)
 				return
 			}
+			if ln.help() {
+				continue
+			}
+			ln.idle.Store(true)
 			uring.Wait(&ln.turn, turnPump)
+			ln.idle.Store(false)
 		}
 		ln.serve()
 		ln.turn.Store(turnPump)
@@ -168,23 +184,68 @@ func (ln *lane) end() {
 	}
 }
 
-// serve goes through what the pump has brought.
+// serve goes through what the pump has brought. Of much, lanes whose CPU has
+// nothing to do take some: the kernel sends all that is submitted on one CPU to
+// its queue, and while we work there the submitter does not.
 func (ln *lane) serve() {
+	many := 0
 	for w := range ln.words() {
-		if ln.todo[w].Load() == 0 {
-			continue
-		}
-		for set := ln.todo[w].Swap(0); set != 0; set &= set - 1 {
-			if i := w*64 + bits.TrailingZeros64(set); i < len(ln.entries) {
-				ln.take(i)
+		many += bits.OnesCount64(ln.todo[w].Load())
+	}
+	if many >= helpFrom {
+		for _, other := range ln.others {
+			if other.idle.Load() {
+				uring.Wake(&other.turn)
 			}
+		}
+	}
+	for w := range ln.words() {
+		for set := ln.todo[w].Load(); set != 0; set = ln.todo[w].Load() {
+			ln.claim(w, bits.TrailingZeros64(set), ln)
 		}
 	}
 }
 
-// take serves the request of an entry, if there is one that this worker has not
-// begun.
-func (ln *lane) take(i int) {
+// helpFrom is how many requests in a turn are worth waking another thread for.
+const helpFrom = 4
+
+// help takes a request that waits for the thread of another lane, if there is
+// one. That has its turn for as long as it has something to do itself; what is
+// taken from it is answered as a parked request is.
+func (ln *lane) help() bool {
+	for _, other := range ln.others {
+		if !other.scanned.Load() {
+			continue
+		}
+		for w := range other.words() {
+			set := other.todo[w].Load()
+			if bits.OnesCount64(set) < 2 { // the last is its own
+				continue
+			}
+			if other.claim(w, bits.Len64(set)-1, ln) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// claim has by's thread serve an entry that is to do, unless another was faster.
+func (ln *lane) claim(w, bit int, by *lane) bool {
+	mask := uint64(1) << bit
+	if ln.todo[w].And(^mask)&mask == 0 {
+		return false
+	}
+	if i := w*64 + bit; i < len(ln.entries) {
+		ln.take(i, by)
+	}
+	return true
+}
+
+// take serves the request of an entry on by's thread, if there is one that this
+// worker has not begun. Of an entry whose bit was set only who has cleared it
+// may call it. What another thread than the lane's takes counts as parked.
+func (ln *lane) take(i int, by *lane) {
 	e, r := &ln.entries[i], ln.requests[i]
 	// The pump has it from whoever called release last, by way of the kernel,
 	// which the race detector cannot know.
@@ -194,8 +255,11 @@ func (ln *lane) take(i int) {
 		return
 	}
 	ln.taken[i] = id
+	if by != ln {
+		ln.parked.Add(1)
+	}
 	if e.done.Load() == id { // by an earlier worker
-		ln.tell(i)
+		ln.give(i, by)
 		return
 	}
 	r.unique, r.Op = id, Sync
@@ -206,19 +270,19 @@ func (ln *lane) take(i int) {
 		ln.count.resent.Add(1)
 		if ln.control.before.poisons(id) {
 			ln.count.poisoned.Add(1)
-			ln.refuse(r, syscall.EIO)
+			ln.refuse(r, syscall.EIO, by)
 			return
 		}
 	} else if !e.keep(ln.isDisk) {
 		ln.count.survived.Add(1)
-		ln.refuse(r, syscall.EIO)
+		ln.refuse(r, syscall.EIO, by)
 		return
 	}
 	e.begun.Store(id)
 	h := e.request()
 	h.Unique = r.unique
 	if !ln.isDisk(h) {
-		ln.handOver(r)
+		ln.handOver(r, by)
 		return
 	}
 	switch h.Opcode {
@@ -228,9 +292,9 @@ func (ln *lane) take(i int) {
 		ln.count.writes.Add(1)
 	}
 	ln.count.requests.Add(1)
-	r.Node = h.NodeId
+	r.Node, r.Reader = h.NodeId, by.number
 	if !r.parse(int(e.n)) {
-		ln.refuse(r, syscall.EINVAL)
+		ln.refuse(r, syscall.EINVAL, by)
 		return
 	}
 	if r.Last = ln.full(0); r.Last {
@@ -238,12 +302,25 @@ func (ln *lane) take(i int) {
 	}
 	done, parked, errno := ln.handler.Serve(r)
 	if !parked {
-		ln.answer(r, done, errno)
+		ln.reply(r, done, errno)
+		ln.give(i, by)
 		return
 	}
 	// From here r may already be in use again.
 	ln.count.parked.Add(1)
-	ln.parked.Add(1)
+	if by == ln {
+		ln.parked.Add(1)
+	}
+}
+
+// give gives back the entry of a request that is answered. The pump looks when
+// it has its turn again, or is told.
+func (ln *lane) give(place int, by *lane) {
+	if by == ln {
+		ln.tell(place)
+		return
+	}
+	ln.release(place)
 }
 
 // isDisk says whether the Handler serves the request.
@@ -267,7 +344,7 @@ const controlRest = 4
 
 // handOver gives the request to the control thread. The entry stays in use
 // until it is answered.
-func (ln *lane) handOver(r *Request) {
+func (ln *lane) handOver(r *Request, by *lane) {
 	ln.count.control.Add(1)
 	e := r.entry
 	n := int(e.n)
@@ -286,19 +363,14 @@ func (ln *lane) handOver(r *Request) {
 	}
 	if s == nil {
 		ln.count.refused.Add(1)
-		ln.refuse(r, syscall.EAGAIN)
+		ln.refuse(r, syscall.EAGAIN, by)
 		return
 	}
-	ln.parked.Add(1)
+	if by == ln {
+		ln.parked.Add(1)
+	}
 	s.n, s.large, s.ring = n, r, true
 	ln.control.todo <- s
-}
-
-// answer answers a request of this lane's thread. The pump looks when it has
-// its turn again.
-func (ln *lane) answer(r *Request, n int, errno syscall.Errno) {
-	ln.reply(r, n, errno)
-	ln.tell(r.place)
 }
 
 // reply writes the answer of a request for a disk.
@@ -320,9 +392,10 @@ func (ln *lane) reply(r *Request, n int, errno syscall.Errno) {
 }
 
 // refuse answers a request of any kind with an errno.
-func (ln *lane) refuse(r *Request, errno syscall.Errno) {
+func (ln *lane) refuse(r *Request, errno syscall.Errno, by *lane) {
 	r.Op = Sync
-	ln.answer(r, 0, errno)
+	ln.reply(r, 0, errno)
+	ln.give(r.place, by)
 }
 
 // tell says that an entry is answered.

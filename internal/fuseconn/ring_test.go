@@ -233,7 +233,7 @@ func TestLaneTakeover(t *testing.T) {
 	}
 	third := tl.worker(s, killer)
 	for i := range tl.entries {
-		third.take(i)
+		third.take(i, third)
 	}
 	if string(s.data[:5]) != "newer" {
 		t.Error("what was answered was done again")
@@ -324,5 +324,45 @@ func TestPlanRing(t *testing.T) {
 		if len(served) != c.possible {
 			t.Errorf("%+v: %d queues have entries", c, len(served))
 		}
+	}
+}
+
+// A lane whose CPU has nothing to do takes what waits for another's thread, but
+// for the last, and not before that has looked everywhere.
+func TestLaneHelps(t *testing.T) {
+	tl := newTestLane(t)
+	s := newStore("plain")
+	ln, other := tl.worker(s), newTestLane(t).worker(s)
+	other.others = []*lane{ln}
+	want := make([]byte, 4096)
+	for i := range 5 {
+		page(tl.entries[i].page[:4096], int64(i)*4096, 1)
+		tl.give(i, opWrite, diskNode, uint64(i)*4096, 4096)
+	}
+	if other.help() {
+		t.Fatal("it helped a thread that may be at any entry")
+	}
+	ln.scanned.Store(true)
+	ln.asleep.Store(1)
+	late := ln.late.Load()
+	helped := 0
+	for other.help() {
+		helped++
+	}
+	if helped != 4 || tl.todo[0].Load() != 1 || tl.ready[0].Load() != 0b11110 {
+		t.Errorf("%d taken, %b left, %b ready", helped, tl.todo[0].Load(), tl.ready[0].Load())
+	}
+	if ln.late.Load() == late || ln.parked.Load() != 0 {
+		t.Errorf("the pump was not told, or %d seem parked", ln.parked.Load())
+	}
+	ln.serve()
+	for i := range 5 {
+		page(want, int64(i)*4096, 1)
+		if !bytes.Equal(s.data[i*4096:][:4096], want) {
+			t.Errorf("page %d was not written", i)
+		}
+	}
+	if c := ln.count.stats(0); c.Requests != 5 || tl.ready[0].Load() != 0b11111 {
+		t.Errorf("%d requests, %b ready", c.Requests, tl.ready[0].Load())
 	}
 }
