@@ -152,6 +152,7 @@ func (ln *lane) loop(pinned func(error)) {
 	for i := range ln.entries {
 		ln.take(i, ln)
 	}
+	ln.parked.Add(0) // see take
 	ln.scanned.Store(true)
 	ln.wakePump() // which the worker before may have been about to do, as below
 	uring.Wake(&ln.turn)
@@ -170,6 +171,7 @@ func (ln *lane) loop(pinned func(error)) {
 			ln.idle.Store(false)
 		}
 		ln.serve()
+		ln.parked.Add(0) // see take
 		ln.turn.Store(turnPump)
 		uring.Wake(&ln.turn)
 	}
@@ -247,8 +249,8 @@ func (ln *lane) claim(w, bit int, by *lane) bool {
 // may call it. What another thread than the lane's takes counts as parked.
 func (ln *lane) take(i int, by *lane) {
 	e, r := &ln.entries[i], ln.requests[i]
-	// The pump has it from whoever called release last, by way of the kernel,
-	// which the race detector cannot know.
+	// The pump has it from whoever answered last, by way of the kernel, which
+	// the race detector cannot know.
 	ln.parked.Load()
 	id := e.given.Load()
 	if id == 0 || id == ln.taken[i] {
