@@ -50,7 +50,7 @@ type disk struct {
 	users gate          // of control operations, which never hold Device.mu inside
 	quiet sync.RWMutex  // read-held by background steps, held by a check
 
-	thread   func()        // immutable; Config.UpkeepThread
+	thread   func(bool)    // immutable; Config.UpkeepThread
 	roomWait time.Duration // immutable; how long a write waits for memory
 
 	ladder   ladder
@@ -117,7 +117,7 @@ type options struct {
 	limit       int64 // bytes; 0: none
 	reserveLow  int64 // bytes of populated free memory
 	reserveHigh int64
-	thread      func()
+	thread      func(bool)
 	roomWait    time.Duration
 	ladder      limitPolicy
 	rules       policy.Rules
@@ -209,7 +209,7 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 		return nil, fmt.Errorf("descriptors: %w", err)
 	}
 	if d.pool, err = pool.New(pool.Config{
-		Arena:       o.faults.memory(arena),
+		Arena:       arenaMemory{o.faults.memory(arena), d},
 		Side:        o.faults.memory(side),
 		Scratch:     scratch,
 		ArenaBytes:  l.arenaBytes,

@@ -53,9 +53,10 @@ type Config struct {
 	// disk; nil: nobody knows.
 	Machine func() policy.Machine
 
-	// UpkeepThread is called on the thread that commits memory, which does
-	// nothing else, when it starts; nil: it is a thread like others.
-	UpkeepThread func()
+	// UpkeepThread is called on the thread that commits memory and sees to those
+	// who wait for it: when it starts, and when it is about to take memory from
+	// the kernel (taking) and has; nil: it is a thread like others.
+	UpkeepThread func(taking bool)
 
 	// ReadDictionary reads the file that algorithm_params names, or says why it
 	// cannot; no more than limit bytes are of use. nil: there are no dictionaries.

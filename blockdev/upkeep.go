@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zramfs/zramfs/pool"
 )
 
 // How long upkeep lets memory that could not be had, or a page that could not
@@ -23,6 +25,23 @@ type upkeep struct {
 	stalled atomic.Bool   // a compressor could not store a page, and waits
 	short   atomic.Bool   // requests wait for room, and the last round made none
 	commits int64         // upkeep's own; of the pool, when it last woke compressors
+	thread  bool          // it runs on a thread of its own; set by that, which alone commits from then on
+}
+
+// arenaMemory is the arena, and tells the thread of upkeep when it takes memory
+// for it.
+type arenaMemory struct {
+	pool.Memory
+	d *disk
+}
+
+// Populate implements pool.Memory.
+func (m arenaMemory) Populate(off, n int64) error {
+	if m.d.upkeep.thread {
+		m.d.thread(true)
+		defer m.d.thread(false)
+	}
+	return m.Memory.Populate(off, n)
 }
 
 func (u *upkeep) poke() {
@@ -49,7 +68,8 @@ func (d *disk) fillReserve() error {
 func (d *disk) runUpkeep() {
 	if d.thread != nil {
 		runtime.LockOSThread() // for ever: what thread does to it is not undone
-		d.thread()
+		d.thread(false)
+		d.upkeep.thread = true
 	}
 	second := time.NewTicker(time.Second)
 	defer second.Stop()

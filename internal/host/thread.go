@@ -199,16 +199,30 @@ func SetPolicy(tid, policy, priority int) error {
 	return nil
 }
 
-// SetDeadline gives the calling thread first place on its CPU for part of each
-// period; where that is not granted, SCHED_FIFO, which has no bound. Threads
-// that it starts do not inherit it. The thread must be free to run on every CPU.
-func SetDeadline(runtime, period time.Duration) error {
-	attr := unix.SchedAttr{
-		Size: unix.SizeofSchedAttr, Policy: unix.SCHED_DEADLINE, Flags: unix.SCHED_FLAG_RESET_ON_FORK,
-		Runtime: uint64(runtime), Deadline: uint64(period), Period: uint64(period),
+// Urgency gives a thread first place on its CPU: SCHED_FIFO, or SCHED_DEADLINE
+// for part of each period. It belongs to one thread at a time, allocates nothing,
+// and gives up where the first call is not granted.
+type Urgency struct {
+	always, bounded unix.SchedAttr
+	refused         bool
+}
+
+// NewUrgency makes one whose bounded form has so much of each period.
+func NewUrgency(runtime, period time.Duration) *Urgency {
+	return &Urgency{
+		always: unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1},
+		bounded: unix.SchedAttr{
+			Size: unix.SizeofSchedAttr, Policy: unix.SCHED_DEADLINE, Flags: unix.SCHED_FLAG_RESET_ON_FORK,
+			Runtime: uint64(runtime), Deadline: uint64(period), Period: uint64(period),
+		},
 	}
-	if err := unix.SchedSetAttr(0, &attr, 0); err == nil {
-		return nil
+}
+
+// Apply makes the calling thread urgent. Where the bounded form is not granted,
+// as to a thread that may not run on every CPU, it takes the other.
+func (u *Urgency) Apply(bounded bool) {
+	if u.refused || bounded && unix.SchedSetAttr(0, &u.bounded, 0) == nil {
+		return
 	}
-	return SetPolicy(0, unix.SCHED_FIFO, 1)
+	u.refused = unix.SchedSetAttr(0, &u.always, 0) != nil
 }

@@ -9,23 +9,21 @@ import (
 	"github.com/zramfs/zramfs/internal/host"
 )
 
-// Share of a CPU that an urgent thread may have: the rest is for those who free
-// memory while it waits for some. One that looks for memory in the kernel does
-// not sleep, and with SCHED_FIFO it kept the readers and the kernel's loop
-// threads from the only CPU until the machine was lost (128 MiB, in a guest).
+// Share of a CPU that an urgent thread may have while it looks for memory: the
+// kernel does not let it sleep then, and with SCHED_FIFO it kept the readers and
+// the kernel's loop threads, who free memory, from the only CPU until the machine
+// was lost (128 MiB, in a guest).
 const (
 	urgentPeriod = 10 * time.Millisecond
-	upkeepTime   = 3 * time.Millisecond
-	hurryTime    = 6 * time.Millisecond
+	urgentTime   = 6 * time.Millisecond
 )
 
-// beUrgent gives the calling thread real-time priority, for the one that
-// commits memory for the store. The kernel lets it take half of what is below
-// its last watermark, where the programs whose pages are being swapped out take
-// nothing any more.
-func beUrgent(time time.Duration) {
-	_ = host.SetDeadline(time, urgentPeriod) // doctor tells where it may not
-}
+// urgency is for the thread that commits memory for the store. With real-time
+// priority the kernel lets it take half of what is below its last watermark,
+// where the programs whose pages are being swapped out take nothing any more.
+// It is bounded only while it takes memory: then it holds no lock, which others
+// would wait for when its time is up. doctor tells where it is not granted.
+func urgency() *host.Urgency { return host.NewUrgency(urgentTime, urgentPeriod) }
 
 // hurry makes the thread that takes over from a dead worker urgent, for the same
 // reason: until it serves, the machine's swap stands still. Not before it is told
@@ -34,7 +32,15 @@ func beUrgent(time time.Duration) {
 func (w *worker) hurry() {
 	if w.task.Config.Segments > 0 && !w.task.Config.leavesOut(guardStandby) {
 		runtime.LockOSThread()
-		beUrgent(hurryTime)
+		w.urgency = urgency()
+		w.urgency.Apply(true) // page tables first
+	}
+}
+
+// mapped is called when it has all page tables: from then on it mostly computes.
+func (w *worker) mapped() {
+	if w.task.Config.Segments > 0 && !w.task.Config.leavesOut(guardStandby) {
+		w.urgency.Apply(false)
 	}
 }
 

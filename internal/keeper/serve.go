@@ -238,7 +238,7 @@ func (w *worker) deviceConfig() (blockdev.Config, error) {
 		config.Reach = -1
 	}
 	if c.Segments > 0 && !c.leavesOut(guardUpkeep) {
-		config.UpkeepThread = func() { beUrgent(upkeepTime) }
+		config.UpkeepThread = urgency().Apply
 	}
 	if c.leavesOut(guardReserve) {
 		config.ReserveLow, config.ReserveHigh = 1, 1

@@ -27,6 +27,8 @@ type worker struct {
 	notes   []string     // of the goroutine that runs serve
 	unmount func() error // of gofuse; nil: the keeper unmounts. Immutable once it serves
 
+	urgency *host.Urgency // of the thread that takes over
+
 	stopping sync.Once
 	facts    facts
 	asking   asking // the keeper for populated memory
@@ -121,6 +123,7 @@ func (w *worker) stand() (*service, error) {
 		mapper.stop()
 		w.hurry()
 		mapper.finish()
+		w.mapped()
 	}
 	for {
 		if awaited == 0 {
