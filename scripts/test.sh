@@ -29,7 +29,18 @@ tests "race detector" -race -short "${units[@]}"
 tests "crash points" -tags crashpoints -run Crash ./pool ./blockdev ./internal/fusefs
 tests "order of locks, audited promises" -tags invariants -short ./blockdev ./compress ./internal/invariants ./pool ./stable
 step "guests whose only swap is zramfs"
-scripts/vm.sh --short || { (($? == 77)) && warn "left out: it needs what is named above."; }
+guests=0
+scripts/vm.sh --short || guests=$?
+if ((guests == 1)); then
+	warn "a guest failed. The host's clock judges them, and others may have used the host: those that failed run once more."
+	guests=0
+	scripts/vm.sh --short || guests=$?
+fi
+case $guests in
+0) ;;
+77) warn "left out: it needs what is named above." ;;
+*) exit "$guests" ;;
+esac
 if [[ -d test/integration ]]; then
 	step "integration, in a container"
 	if [[ $EUID -eq 0 ]] || docker info >/dev/null 2>&1; then
