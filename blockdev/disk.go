@@ -209,9 +209,9 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 		return nil, fmt.Errorf("descriptors: %w", err)
 	}
 	if d.pool, err = pool.New(pool.Config{
-		Arena:       arenaMemory{o.faults.memory(arena), d},
-		Side:        o.faults.memory(side),
-		Scratch:     scratch,
+		Arena:       poolMemory{o.faults.memory(arena), d},
+		Side:        poolMemory{o.faults.memory(side), d},
+		Scratch:     poolMemory{scratch, d},
 		ArenaBytes:  l.arenaBytes,
 		Geometry:    g,
 		Slabs:       o.streams,

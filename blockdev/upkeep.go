@@ -28,15 +28,15 @@ type upkeep struct {
 	thread  bool          // it runs on a thread of its own; set by that, which alone commits from then on
 }
 
-// arenaMemory is the arena, and tells the thread of upkeep when it takes memory
-// for it.
-type arenaMemory struct {
+// poolMemory is memory of the pool, and tells the thread of upkeep when it takes
+// some for it.
+type poolMemory struct {
 	pool.Memory
 	d *disk
 }
 
 // Populate implements pool.Memory.
-func (m arenaMemory) Populate(off, n int64) error {
+func (m poolMemory) Populate(off, n int64) error {
 	if m.d.upkeep.thread {
 		m.d.thread(true)
 		defer m.d.thread(false)
