@@ -167,7 +167,7 @@ func (ln *pumpLane) run(registered chan<- error) {
 		return
 	}
 	registered <- nil
-	for ln.alive > 0 && !ln.pump.stop.Load() {
+	for ln.alive > 0 && !ln.over() && !ln.pump.stop.Load() {
 		if given > 0 {
 			ln.hand()
 		}
@@ -184,7 +184,7 @@ func (ln *pumpLane) run(registered chan<- error) {
 		}
 		given = ln.reap()
 	}
-	if ln.failed != syscall.ENOTCONN && ln.failed != syscall.ECONNABORTED && !ln.pump.stop.Load() {
+	if !ln.over() && !ln.pump.stop.Load() {
 		ln.pump.broken <- struct{}{}
 	}
 }
@@ -226,12 +226,12 @@ func (ln *pumpLane) command(i int, cmd, commit uint64) *uring.Entry {
 // hand gives the worker its turn, and waits until it has gone through what is
 // to do. Where there is no worker, that is when the next one has.
 func (ln *pumpLane) hand() {
-	for more := 1; more > 0; {
+	for more := 1; more > 0 && !ln.over(); {
 		more = 0
 		ln.turns.Add(1)
 		ln.turn.Store(turnWorker)
 		uring.Wake(&ln.turn)
-		for ln.turn.Load() == turnWorker && ln.alive > 0 && !ln.pump.stop.Load() {
+		for ln.turn.Load() == turnWorker && ln.alive > 0 && !ln.over() && !ln.pump.stop.Load() {
 			uring.Wait(&ln.turn, turnWorker)
 			if ln.nudge.Load() && ln.nudge.Swap(false) {
 				_ = ln.ring.Enter(0) // it fails later, too
@@ -239,6 +239,13 @@ func (ln *pumpLane) hand() {
 			}
 		}
 	}
+}
+
+// over says that the connection has ended, as an entry without a request has
+// told. One with a request never will: a worker that has ended does not answer
+// it, and nobody waits for it any more.
+func (ln *pumpLane) over() bool {
+	return ln.failed == syscall.ENOTCONN || ln.failed == syscall.ECONNABORTED
 }
 
 // watch has lanes look at the kernel whose worker keeps its turn. A connection
