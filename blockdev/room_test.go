@@ -112,6 +112,48 @@ func TestWaiterIsOvertaken(t *testing.T) {
 	}
 }
 
+// metered is pool memory that counts what is committed.
+type metered struct {
+	pool.Memory
+	bytes *int64
+}
+
+func (m metered) Populate(off, n int64) error {
+	*m.bytes += n
+	return m.Memory.Populate(off, n)
+}
+
+// A request that waits for room gets it before all of the reserve is committed:
+// when memory is short, that takes long.
+func TestWaiterComesBeforeReserve(t *testing.T) {
+	src := newSource(t)
+	o := quietOptions(t, 2048*PageSize, 0)
+	o.reserveLow, o.reserveHigh = 3<<20, 4<<20
+	committed := int64(0)
+	o.faults = &faults{wrap: func(m pool.Memory) pool.Memory { return metered{m, &committed} }}
+	d, err := createDisk(src, "zram0", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { src.Drop("zram0", d.region) }()
+	before := int64(-1)
+	_, parked, err := d.submit(&Request{Op: OpWrite, Data: incompressible(), Done: func(_ *Request, _ int, err error) {
+		if before = committed; err != nil {
+			t.Error(err)
+		}
+	}})
+	if !parked {
+		t.Fatalf("the write found room (%v)", err)
+	}
+	d.keepUp()
+	if before < 0 || before > o.reserveHigh/4 || committed < o.reserveHigh {
+		t.Errorf("answered when %d bytes were committed, of %d in the end", before, committed)
+	}
+	if err := d.check(); err != nil {
+		t.Error(err)
+	}
+}
+
 // Where the arena is in pieces too small for a zspage, a page is stored raw
 // before it is refused: the disk has room for as many pages as the arena.
 func TestFragmentsTakeRawPages(t *testing.T) {

@@ -149,20 +149,20 @@ func (d *disk) stepOut(r *Request) {
 	d.gate.leave(stream)
 }
 
-// keepUp maintains the pool until there is nothing left to do, and carries on
-// whoever waits for room. A round that made room may have lost it to others,
-// and another follows at once. When one made none, because the machine has no
-// memory or all there is has been made, whoever waited as long as is allowed
-// gets ErrNoSpace. again: some wait on, and are to be seen to soon.
+// keepUp maintains the pool until there is nothing left to do, and after each
+// step carries on whoever waits for room. A step that made room may have lost it
+// to others, and another follows at once. When one made none, because the machine
+// has no memory or all there is has been made, whoever waited as long as is
+// allowed gets ErrNoSpace. again: some wait on, and are to be seen to soon.
 func (d *disk) keepUp() (again bool) {
 	d.quiet.RLock()
 	defer d.quiet.RUnlock()
 	for commits := int64(-1); ; {
 		more, err := d.pool.Maintain()
+		waited, progress := d.retryRoom()
 		if more && err == nil {
 			continue
 		}
-		waited, progress := d.retryRoom()
 		if !waited {
 			d.upkeep.short.Store(false)
 			return false

@@ -7,11 +7,17 @@ import (
 	"github.com/zramfs/zramfs/internal/invariants"
 )
 
-// punchCalls bounds the system calls of a step that gives pages back.
-const punchCalls = 64
+const (
+	// commitStep is how many pages a step commits. On a machine that is short of
+	// memory each of them may take long, and who waits for one does not want to
+	// wait for all of the reserve.
+	commitStep = 64
+	// punchCalls bounds the system calls of a step that gives pages back.
+	punchCalls = 64
+)
 
 // Maintain does one bounded step of what the I/O path must not do: commit at
-// most 2 MiB while the reserve is below its high mark, or give back at most
+// most 256 KiB while the reserve is below its high mark, or give back at most
 // 2 MiB of waste. more: call again. An error of the memory leaves the pages as
 // they were; the caller should wait before it calls again.
 func (p *Pool) Maintain() (more bool, err error) {
@@ -53,7 +59,7 @@ func (a *arena) planCommit() (int, pageMap) {
 		for w := range m {
 			m[w] &= spread(groups(^c.used[w]))
 		}
-		m.keepFirst(int(a.high - a.reserve))
+		m.keepFirst(int(min(a.high-a.reserve, commitStep)))
 		return i, m
 	}
 	if n := a.starved; n != 0 {
@@ -62,7 +68,7 @@ func (a *arena) planCommit() (int, pageMap) {
 	}
 	if i := a.voids.first(); i >= 0 && a.free < a.high {
 		m := a.chunks[i].void()
-		m.keepFirst(int(a.high - a.free))
+		m.keepFirst(int(min(a.high-a.free, commitStep)))
 		return i, m
 	}
 	return 0, pageMap{}

@@ -11,7 +11,8 @@ type watchdog struct {
 	beat, failed, requests int64 // as last seen
 
 	heard int64 // ns: when the worker last told anything; 0: never
-	full  int64 // ns: since when writes wait for room, or fail; 0: they do not
+	full  int64 // ns: since when writes wait for room, or fail, and no memory comes; 0: not so
+	used  int64 // pages of memory that the store took when that began
 	quiet int64 // ns: when that was last so
 	stuck int64 // ns: since when requests are under way and none is served; 0: not so
 	fired int64 // ns: 0: never
@@ -20,6 +21,9 @@ type watchdog struct {
 const (
 	// fullTime is how long writes wait or fail before the watchdog fires.
 	fullTime = 1e9
+	// gain is how many pages of memory the store must get in that time for the
+	// machine to be slow, and not at its end.
+	gain = 64
 	// stuckTime is how long the kernel may have requests for the disk under way
 	// that do not come to the worker.
 	stuckTime = 2e9
@@ -51,8 +55,8 @@ func (w *watchdog) see(now int64, f *figures, free, inFlight int64) bool {
 		return false
 	}
 	if f.waiting > 0 || failing {
-		if w.full == 0 {
-			w.full = now
+		if w.full == 0 || f.used-w.used >= gain {
+			w.full, w.used = now, f.used
 		}
 		w.quiet = now
 	} else if now-w.quiet > calmTime {

@@ -54,6 +54,8 @@ func TestWatchdog(t *testing.T) {
 		{"writes wait", func(k *kennel) { k.f.waiting = 3; served(k) }, fullTime},
 		{"writes fail", func(k *kennel) { k.f.failed++; served(k) }, fullTime},
 		{"some are answered now and then", func(k *kennel) { k.f.waiting = k.now / int64(lookTime) % 4; served(k) }, fullTime},
+		{"a slow machine, whose memory still comes", func(k *kennel) { k.f.waiting = 3; k.f.used += gain / 16; served(k) }, 0},
+		{"hardly any memory comes", func(k *kennel) { k.f.waiting = 3; k.f.used++; served(k) }, fullTime},
 		{"a moment of waiting each second", func(k *kennel) {
 			k.f.waiting = 0
 			if k.now%int64(time.Second) == 0 {

@@ -154,6 +154,9 @@ func (o options) run(ctx context.Context) (failed bool, err error) {
 			return failed, err
 		}
 		fmt.Println(r.row())
+		if !r.Outcome.Passed && !o.verbose {
+			r.explain(os.Stderr)
+		}
 		failed = failed || !r.Outcome.Passed
 		all = append(all, r)
 	}
@@ -214,6 +217,6 @@ func (b *bench) one(ctx context.Context, c cell) (result, error) {
 	if err != nil || how == endedStop {
 		return result{}, err
 	}
-	r := result{Cell: c, Outcome: judge(lines, how, s)}
+	r := result{Cell: c, Outcome: judge(lines, how, s), said: lines}
 	return r, b.save(r, lines)
 }

@@ -15,7 +15,19 @@ type result struct {
 	Cell    cell    `json:"cell"`
 	Outcome outcome `json:"outcome"`
 
-	before bool // passed in an earlier run
+	before bool   // passed in an earlier run
+	said   []line // all that the guest said
+}
+
+// lastWords is how many lines of a guest that failed are shown: the minute
+// before, and what the OOM killer says.
+const lastWords = 150
+
+// explain shows the end of what the guest said.
+func (r result) explain(w io.Writer) {
+	for _, l := range r.said[max(0, len(r.said)-lastWords):] {
+		fmt.Fprintf(w, "  | %.200s\n", l.String())
+	}
 }
 
 func fingerprint(paths ...string) (string, error) {
