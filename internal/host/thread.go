@@ -200,12 +200,9 @@ func SetPolicy(tid, policy, priority int) error {
 }
 
 // Urgency gives a thread first place on its CPU: SCHED_FIFO, or SCHED_DEADLINE
-// for part of each period. It belongs to one thread at a time, allocates nothing,
-// and gives up where the first call is not granted.
-type Urgency struct {
-	always, bounded unix.SchedAttr
-	refused         bool
-}
+// for part of each period. It never changes, so threads may share one, and
+// allocates nothing.
+type Urgency struct{ always, bounded unix.SchedAttr }
 
 // NewUrgency makes one whose bounded form has so much of each period.
 func NewUrgency(runtime, period time.Duration) *Urgency {
@@ -218,11 +215,12 @@ func NewUrgency(runtime, period time.Duration) *Urgency {
 	}
 }
 
-// Apply makes the calling thread urgent. Where the bounded form is not granted,
-// as to a thread that may not run on every CPU, it takes the other.
+// Apply makes the calling thread urgent, where that is granted. Where only the
+// bounded form is not, as to a thread that may not run on every CPU, it takes the
+// other.
 func (u *Urgency) Apply(bounded bool) {
-	if u.refused || bounded && unix.SchedSetAttr(0, &u.bounded, 0) == nil {
+	if bounded && unix.SchedSetAttr(0, &u.bounded, 0) == nil {
 		return
 	}
-	u.refused = unix.SchedSetAttr(0, &u.always, 0) != nil
+	_ = unix.SchedSetAttr(0, &u.always, 0)
 }

@@ -183,12 +183,18 @@ func deadOrGone(point string) bool {
 func TestDeadlyRequest(t *testing.T) {
 	need(t)
 	needResend(t)
+	deadlyRequest(t, func(binary, point string) { run(t, binary, "mount", "--size", "8M", point) })
+}
+
+// deadlyRequest is the test with a mount that mounted makes of a binary that
+// dies of one write.
+func deadlyRequest(t *testing.T, mounted func(binary, point string)) {
 	binary := faulty(t, "write")
 	point := filepath.Join(scratch(t), "mp")
 	if err := os.Mkdir(point, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	run(t, binary, "mount", "--size", "8M", point)
+	mounted(binary, point)
 	m := &mnt{t, point}
 	t.Cleanup(m.end)
 	disk := open(t, m.disk(0), os.O_RDWR|unix.O_DIRECT)

@@ -3,7 +3,6 @@ package integration
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -56,6 +55,14 @@ func mountRing(t *testing.T, flags ...string) *mnt {
 	return mount(t, append([]string{"--transport", "ring"}, flags...)...)
 }
 
+// ringSwap is swap with transport ring, that is on.
+func ringSwap(t *testing.T, size string) (s *swap, devices string) {
+	t.Helper()
+	defer switchURing(t, "Y")()
+	s = newSwap(t, size, []string{"--transport", "ring"})
+	return s, s.on()
+}
+
 // ringDeaths are all deaths that leave the keeper alone.
 func ringDeaths() []death {
 	return slices.DeleteFunc(deaths(), func(d death) bool { return d.name == "the keeper" })
@@ -94,10 +101,7 @@ func TestRingSurviveLoop(t *testing.T) {
 func TestRingSurviveSwap(t *testing.T) {
 	need(t, "/dev/loop-control", "mkswap", "swapoff")
 	needMemcg(t)
-	back := switchURing(t, "Y")
-	s := newSwap(t, "512M", []string{"--transport", "ring"})
-	device := s.on()
-	back()
+	s, device := ringSwap(t, "512M")
 	load := startSwapper(t, s)
 	k := newKiller(s.mnt)
 	k.run(ringKills(t), ringDeaths())
@@ -160,37 +164,10 @@ func TestRingOnce(t *testing.T) {
 // TestRingDeadlyRequest is TestDeadlyRequest on a ring.
 func TestRingDeadlyRequest(t *testing.T) {
 	need(t)
-	binary := faulty(t, "write")
-	point := filepath.Join(scratch(t), "mp")
-	if err := os.Mkdir(point, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	back := switchURing(t, "Y")
-	run(t, binary, "mount", "--transport", "ring", "--size", "8M", point)
-	back()
-	m := &mnt{t, point}
-	t.Cleanup(m.end)
-	disk := open(t, m.disk(0), os.O_RDWR|unix.O_DIRECT)
-	page := aligned(t, pageSize)
-	copy(page, "kept")
-	for round := int64(1); round <= 2; round++ {
-		writeAt(t, disk, 0, page)
-		if _, err := disk.WriteAt(page, 1<<20-pageSize); !errors.Is(err, unix.EIO) {
-			t.Errorf("the deadly write: %v, want %v", err, unix.EIO)
-		}
-		writeAt(t, disk, 1<<20, page)
-		if got := readAt(t, disk, 0, pageSize); !bytes.Equal(got, page) {
-			t.Error("the disk is not what was written")
-		}
-		for name, want := range map[string]int64{"deaths": 2 * round, "faults": 2 * round, "poisoned": round} {
-			await(t, fmt.Sprintf("%s %d in crash_stat", name, want), func() bool {
-				return m.stat("zramfs/crash_stat", name) == want
-			})
-		}
-	}
-	if err := disk.Close(); err != nil {
-		t.Error(err)
-	}
+	deadlyRequest(t, func(binary, point string) {
+		defer switchURing(t, "Y")()
+		run(t, binary, "mount", "--transport", "ring", "--size", "8M", point)
+	})
 }
 
 // TestRingUpgrade replaces the worker's program under load. The keeper keeps its
@@ -383,10 +360,7 @@ func TestSuccessorKilledEarly(t *testing.T) {
 func TestRingKeeperKilledSwap(t *testing.T) {
 	need(t, "/dev/loop-control", "mkswap", "swapoff")
 	needMemcg(t)
-	back := switchURing(t, "Y")
-	s := newSwap(t, "256M", []string{"--transport", "ring"})
-	devices := s.on()
-	back()
+	s, devices := ringSwap(t, "256M")
 	k := newKiller(s.mnt)
 	cmd := exec.Command(swapperBinary, "-json", "-size", "64M", "-limit", "32M", "-corpus", "../../testdata/pages.zst", "-touches", "2000000")
 	if err := cmd.Start(); err != nil {
@@ -396,7 +370,9 @@ func TestRingKeeperKilledSwap(t *testing.T) {
 	k.signal(k.keeper(), unix.SIGKILL)
 	await(t, "the end of all processes", func() bool { return len(k.workers()) == 0 })
 	time.Sleep(100 * time.Millisecond)
-	_ = cmd.Process.Kill() // it may not have touched one yet, or have other swap besides
+	// It may not have touched one yet, or have other swap besides. By SIGTERM it
+	// waits for the program that has the pages: swapoff would meet one that dies.
+	_ = cmd.Process.Signal(unix.SIGTERM)
 	ended(t, cmd, "a program whose pages are gone")
 	if cmd.ProcessState.Success() {
 		t.Error("it has come to its end")
