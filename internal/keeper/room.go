@@ -15,6 +15,9 @@ const maxSegments = fusefs.MaxSegments
 const (
 	// roomBeat is how often the worker tells its figures while there is swap.
 	roomBeat = 50 * time.Millisecond
+	// quickBeat is how often it does while slots are taken and a segment can
+	// still be enabled: 10 MiB or more may come in 50 ms.
+	quickBeat = 10 * time.Millisecond
 	// slowBeat is how often it looks whether there is.
 	slowBeat = 200 * time.Millisecond
 )
@@ -63,7 +66,8 @@ type roomPage struct {
 	held    atomic.Int64 // held back
 	errno   atomic.Int64 // of the last swapon(2) that failed; 0: none did
 	settled atomic.Int64 // 1: all is enabled that is to be enabled now
-	_       [128 - 10*8]byte
+	hurry   atomic.Int64 // 1: slots are being taken, and figures wanted at the quick beat
+	_       [128 - 11*8]byte
 
 	// Of the keeper's watchdog.
 	armed atomic.Int64 // 1: it can ask the OOM killer
@@ -132,19 +136,15 @@ func keepRoom(page *roomPage, set *blockdev.Set, stop chan struct{}) {
 func (k *roomKeeper) publish() {
 	beat := time.NewTicker(slowBeat)
 	defer beat.Stop()
-	for swap := false; ; {
+	for every := slowBeat; ; {
 		if d := k.disk(); d != nil {
 			k.page.publish(d)
 		}
-		if now := k.page.total.Load() != 0; now != swap {
-			swap = now
-			if swap {
-				beat.Reset(roomBeat)
-			} else {
-				beat.Reset(slowBeat)
-			}
+		if now := k.page.pulse(); now != every {
+			every = now
+			beat.Reset(every)
 		}
-		if k.page.wanted.Load() > k.page.populated.Load() || swap && k.page.loose() {
+		if k.page.wanted.Load() > k.page.populated.Load() || every != slowBeat && k.page.loose() {
 			select {
 			case k.work <- struct{}{}:
 			default:
@@ -156,6 +156,17 @@ func (k *roomKeeper) publish() {
 		case <-beat.C:
 		}
 	}
+}
+
+// pulse is how often the worker tells its figures.
+func (p *roomPage) pulse() time.Duration {
+	switch {
+	case p.total.Load() == 0:
+		return slowBeat
+	case p.hurry.Load() == 0:
+		return roomBeat
+	}
+	return quickBeat
 }
 
 // loose says whether little room is left, and more could be had by moving

@@ -12,6 +12,7 @@ type planner struct {
 	segment int64 // pages of a segment
 	cap     int64 // pages that the store may take, whatever its limit
 	ratio   ratioMeter
+	pace    paceMeter
 }
 
 const (
@@ -38,8 +39,15 @@ func (p *planner) room(f *figures) int64 {
 	return p.limit(f) - p.held(f) - p.ratio.loosest(f)
 }
 
-// see takes a reading into account.
-func (p *planner) see(f *figures) { p.ratio.see(f, max(p.segment/2, minSample)) }
+// see takes a reading into account; used is how many slots hold something.
+func (p *planner) see(f *figures, used int64) {
+	p.ratio.see(f, max(p.segment/2, minSample))
+	p.pace.see(f.beat, used)
+}
+
+// ahead is how few free slots are soon none: those of a segment, or what is
+// taken until one more can be there.
+func (p *planner) ahead() int64 { return max(p.segment, paceBeats*p.pace.most) }
 
 // enable says whether to enable one more segment, when so many slots of the
 // enabled ones are free.
@@ -51,7 +59,28 @@ func (p *planner) enable(f *figures, enabled int, free int64) bool {
 	if after <= room {
 		return true // whatever comes
 	}
-	return free < p.segment && float64(after) <= float64(room)*p.ratio.careful(f)
+	return free < p.ahead() && float64(after) <= float64(room)*p.ratio.careful(f)
+}
+
+// paceMeter measures how fast slots are taken, by the worker's beats.
+type paceMeter struct {
+	beat, used int64 // as last seen
+	most       int64 // slots taken from one beat to the next, at most; fades
+}
+
+// paceBeats is how many beats it takes at most to enable a segment: the worker
+// tells that it is needed, the keeper looks, swapon(2) reads the header through
+// the disk; and one more, since no pace is steady.
+const paceBeats = 4
+
+func (m *paceMeter) see(beat, used int64) {
+	if beat == m.beat {
+		return
+	}
+	if m.beat != 0 {
+		m.most = max(used-m.used, m.most-(m.most+7)/8)
+	}
+	m.beat, m.used = beat, used
 }
 
 // ratioMeter measures how many pages of data fit into a page of memory: of all

@@ -31,11 +31,11 @@ func (w *world) free() int64  { return w.slots() - w.used }
 // look is what the thread in the keeper does, and checks what it promises.
 func (w *world) look() {
 	w.f.beat++
-	w.plan.see(&w.f)
+	w.plan.see(&w.f, w.used)
 	for w.enabled < w.total && w.plan.enable(&w.f, w.enabled, w.free()) {
 		after, room := w.free()+w.plan.segment, w.plan.room(&w.f)
 		safe := after <= room
-		fits := float64(after) <= float64(room)*w.plan.ratio.seen(&w.f) && after < 2*w.plan.segment
+		fits := float64(after) <= float64(room)*w.plan.ratio.seen(&w.f) && w.free() < w.plan.ahead()
 		if w.enabled > 0 && !safe && !fits {
 			w.t.Fatalf("segment %d enabled: %d free slots, room for %d pages, ratio %.2f",
 				w.enabled, after, room, w.plan.ratio.seen(&w.f))
@@ -152,6 +152,37 @@ func TestEnablingKeepsItsPromise(t *testing.T) {
 	}
 }
 
+// TestFastWriterIsNotStopped: a program that takes more than a segment from one
+// beat to the next finds slots until the store is as full as a slow one makes
+// it, though what the keeper sees is old by the time a segment is there.
+func TestFastWriterIsNotStopped(t *testing.T) {
+	const cap = 48 << 8 // 48 MiB
+	slow := int64(0)
+	for _, pace := range []int64{64, 512, 1024, 2048, 3072} { // pages in a beat
+		w := newWorld(t, cap, cap*swapRatio, segmentsFor(cap*swapRatio*pageSize), 1)
+		w.look()
+		late := []int{w.enabled, w.enabled} // decided, and not there yet
+		for stopped := false; !stopped; {
+			w.look()
+			decided := w.enabled
+			w.enabled, late = late[0], append(late[1:], decided)
+			for range pace {
+				if stopped = !w.write(pageSize / 3); stopped {
+					break
+				}
+			}
+			w.enabled = decided
+		}
+		if w.full {
+			t.Errorf("%d pages in a beat: the store was full", pace)
+		}
+		t.Logf("%d pages in a beat: %d of %d segments, %.2f of the store", pace, w.enabled, w.total, float64(w.f.used)/cap)
+		if slow = max(slow, w.f.used); w.f.used < slow*9/10 {
+			t.Errorf("%d pages in a beat: slots ran out with %d pages stored, %d at a slower pace", pace, w.f.used, slow)
+		}
+	}
+}
+
 // TestRatioForgetsThePast: data that compress badly are noticed long before
 // they are a good part of what is stored, and a new worker's counters are not
 // taken for a change.
@@ -188,7 +219,7 @@ func TestPlannerDoesNotAllocate(t *testing.T) {
 	dog := watchdog{}
 	if n := testing.AllocsPerRun(100, func() {
 		w.f.beat++
-		w.plan.see(&w.f)
+		w.plan.see(&w.f, w.f.beat)
 		w.plan.enable(&w.f, 3, 1000)
 		dog.see(w.f.beat*1e6, &w.f, 1, 1)
 	}); n != 0 {

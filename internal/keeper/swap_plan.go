@@ -172,6 +172,7 @@ func (k *keeper) dropSwap(page *roomPage) {
 	page.free.Store(0)
 	page.wasOn.Store(0)
 	page.halted.Store(0)
+	page.hurry.Store(0)
 }
 
 // settleTime is how long the first segments may take.

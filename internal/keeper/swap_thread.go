@@ -28,8 +28,9 @@ type swapThreads struct {
 	guard   guardian
 }
 
-// lookTime is how often each of them looks.
-const lookTime = 50 * time.Millisecond
+// lookTime is how often each of them looks; the enabler does at the quick beat
+// while slots are taken.
+const lookTime = roomBeat
 
 // sysrqTrigger takes the letter of what the kernel is asked for: sysrqKill, to
 // call the OOM killer.
@@ -80,13 +81,12 @@ func startSwapThreads(page *roomPage, trigger string, log *os.File, words []byte
 }
 
 // run looks again and again on a thread of its own, which never goes back to
-// the runtime: it ends.
-func (t *swapThreads) run(look func()) {
+// the runtime: it ends. look says when it wants to look again.
+func (t *swapThreads) run(look func() time.Duration) {
 	runtime.LockOSThread()
 	next := monotonic()
 	for !t.stop.Load() {
-		look()
-		next = max(next+int64(lookTime), monotonic())
+		next = max(next+int64(look()), monotonic())
 		at := unix.NsecToTimespec(next)
 		// Signals cut it short: the runtime sends itself some all the time.
 		for unix.ClockNanosleep(unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, &at, nil) == unix.EINTR {
@@ -121,16 +121,23 @@ type enabler struct {
 	meter   *host.Meter
 	devices []*host.SwapDevice // immutable
 	planner planner
+	used    int64 // slots that hold something, as last seen
 	again   int64 // CLOCK_MONOTONIC, ns: not before, after a swapon(2) that failed
+	calm    int64 // CLOCK_MONOTONIC, ns: until then slots are being taken
 }
 
-// failTime is how long a swapon(2) that failed is let be.
-const failTime = int64(time.Second)
+const (
+	// failTime is how long a swapon(2) that failed is let be.
+	failTime = int64(time.Second)
+	// hurryTime is how long after the last slot was taken more are expected.
+	hurryTime = int64(time.Second)
+)
 
 // look looks once, and enables a segment or several.
-func (e *enabler) look() {
+func (e *enabler) look() time.Duration {
 	for e.step() {
 	}
+	return min(lookTime, e.page.pulse())
 }
 
 // step looks once; true says that it enabled a segment, and looks again.
@@ -141,7 +148,7 @@ func (e *enabler) step() bool {
 	}
 	now := monotonic()
 	leased := now < p.lease.Load()
-	enabled, next, free := 0, -1, int64(0)
+	enabled, next, free, taken := 0, -1, int64(0), int64(0)
 	for i, d := range e.devices {
 		bit := int64(1) << i
 		size, used, on := e.meter.Swap(d)
@@ -149,6 +156,7 @@ func (e *enabler) step() bool {
 		case on:
 			enabled++
 			free += (size - used) / pageSize
+			taken += used / pageSize
 			p.wasOn.Store(was | bit)
 			continue
 		case was&bit != 0:
@@ -165,13 +173,19 @@ func (e *enabler) step() bool {
 	if f.beat == 0 {
 		return false // no worker has told anything yet
 	}
-	e.planner.see(&f)
+	e.planner.see(&f, taken)
 	p.enabled.Store(int64(enabled))
 	p.free.Store(free)
 	p.ratio.Store(int64(e.planner.ratio.seen(&f) * 100))
 	p.room.Store(e.planner.room(&f))
 	p.held.Store(e.planner.held(&f))
-	if next < 0 || leased || p.halted.Load() != 0 {
+	if taken > e.used {
+		e.calm = now + hurryTime
+	}
+	e.used = taken
+	idle := next < 0 || leased || p.halted.Load() != 0
+	p.hurry.Store(flag(!idle && now < e.calm))
+	if idle {
 		p.settled.Store(1)
 		return false
 	}
@@ -206,7 +220,12 @@ type guardian struct {
 }
 
 // look looks once, and asks the OOM killer if that is all there is left to do.
-func (g *guardian) look() {
+func (g *guardian) look() time.Duration {
+	g.watch()
+	return lookTime
+}
+
+func (g *guardian) watch() {
 	f := g.page.look()
 	moving := int64(0)
 	if f.requests == g.dog.requests {
