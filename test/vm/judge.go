@@ -13,6 +13,10 @@ import (
 // an eater.
 const maxGap = 10 * time.Second
 
+// maxGrowth is how many KiB of private memory a process that is armed may take
+// afterwards, whatever it is asked: a stack that grew, a page of counters.
+const maxGrowth = 512
+
 // outcome is what a guest's lines say. Its JSON form is a cell's result.
 type outcome struct {
 	Passed bool     `json:"passed"`
@@ -32,9 +36,10 @@ type outcome struct {
 	Killed   []string          `json:"killed,omitempty"` // by the OOM killer, in order
 	SwapErrs int               `json:"swap_errors,omitempty"`
 	Events   []string          `json:"events,omitempty"`
-	Off      int               `json:"off"`              // exit code of the last swapoff; -1: none
-	Faults   map[string]int64  `json:"faults,omitempty"` // by role: since armed
-	Growth   map[string]int64  `json:"growth,omitempty"` // KiB of private memory, by role: since armed
+	Refused  int64             `json:"refused,omitempty"` // reads of statistics and commands that failed
+	Off      int               `json:"off"`               // exit code of the last swapoff; -1: none
+	Faults   map[string]int64  `json:"faults,omitempty"`  // by role: since armed
+	Growth   map[string]int64  `json:"growth,omitempty"`  // KiB of private memory, by role: since armed
 	VM       map[string]string `json:"vm,omitempty"`
 	Memory   map[string]int64  `json:"memory,omitempty"` // KiB: where it went before the eaters came
 }
@@ -115,6 +120,7 @@ type reader struct {
 	panic    string
 	fatal    []string
 	upgraded bool
+	asked    int64             // statistics that were read
 	errors   bool              // swap is lost on purpose
 	victims  []string          // pids, of the OOM killer
 	roles    map[string]string // of the daemon's processes, by pid
@@ -150,6 +156,8 @@ func (r *reader) report(at time.Duration, text string) {
 		r.o.PulseGap = max(r.o.PulseGap, p.pulse.Seconds(), p.worstPulse.Seconds())
 		r.o.EaterGap = max(r.o.EaterGap, p.worstEater.Seconds())
 		r.o.Wrong = max(r.o.Wrong, p.wrong)
+		r.o.Refused = number(f["failed"])
+		r.asked = max(r.asked, number(f["reads"]))
 	case "setup":
 		if f["code"] != "0" && f["what"] != "off" {
 			r.stages = append(r.stages, f["what"]+" failed with "+f["code"])
@@ -237,7 +245,11 @@ func (r *reader) process(f map[string]string) {
 			r.guards = append(r.guards, who+f["majflt"]+" major faults")
 		}
 		r.o.Faults[f["role"]] = minor - before
-		r.o.Growth[f["role"]] = number(f["anon"]) - r.private[f["pid"]]
+		growth := number(f["anon"]) - r.private[f["pid"]]
+		r.o.Growth[f["role"]] = growth
+		if growth > maxGrowth {
+			r.guards = append(r.guards, fmt.Sprintf("%sit has %d KiB more of private memory than when it was armed", who, growth))
+		}
 	}
 }
 
@@ -322,6 +334,12 @@ func (r *reader) verdict(how ending, s scenario) []string {
 	}
 	if got := len(r.o.Events); got < s.events {
 		bad("%d events of %d happened", got, s.events)
+	}
+	if s.reads && r.asked == 0 {
+		bad("no statistics were read")
+	}
+	if s.reads && r.o.Refused > r.asked/100 {
+		bad("%d reads of statistics and commands failed, of %d", r.o.Refused, r.asked)
 	}
 	for _, e := range r.o.Events {
 		if !strings.HasSuffix(e, ":0") {

@@ -19,6 +19,7 @@ type scenario struct {
 	stall  time.Duration // eaters may stand still so long beyond maxGap
 	events int           // that must happen
 	errors bool          // the kernel may see errors on the swap device
+	reads  bool          // statistics are read all the time, and must be there
 	runs   int           // of each size, in the matrix
 }
 
@@ -38,6 +39,11 @@ func scenarios() []scenario {
 			params: p{"TURN": "110"}, ends: "killed", runs: bar},
 		{name: "stop", about: "the worker is stopped for 20 s",
 			params: p{"EAT": "130", "SECONDS": "25", "EVENTS": "stop"}, ends: "whole", stall: 21 * time.Second, events: 2, runs: others},
+		{name: "stop-storm", about: "four eaters, and the worker is stopped for 30 s",
+			params: p{"EATERS": "4", "EAT": "130", "SECONDS": "35", "EVENTS": "stop", "STOP_SECONDS": "30"},
+			ends:   "whole", stall: 31 * time.Second, events: 2, runs: others},
+		{name: "equal", about: "an eater whom the OOM killer has no reason to prefer",
+			params: p{"SCORE": "0"}, ends: "killed", runs: others},
 		{name: "kill-worker", about: "kill -9 of the worker, five times",
 			params: p{"EAT": "130", "SECONDS": "15", "EVENTS": "kill-worker", "EVENT_COUNT": "5"}, ends: "whole", events: 5, runs: others},
 		{name: "kill-keeper", about: "kill -9 of the keeper, three times",
@@ -59,7 +65,7 @@ func scenarios() []scenario {
 		{name: "storm", about: "programs are started as fast as it goes",
 			params: p{"EAT": "130", "SECONDS": "12", "EVENTS": "storm"}, ends: "whole|killed", events: 1, runs: others},
 		{name: "curious", about: "statistics and status are read every 50 ms, until the OOM killer takes the eater",
-			params: p{"EVENTS": "curious", "EVENT_AT": "1"}, ends: "killed", events: 1, runs: others},
+			params: p{"EVENTS": "curious", "EVENT_AT": "1"}, ends: "killed", events: 1, reads: true, runs: others},
 		{name: "zram", about: "kernel zram with lz4 and the same vm.* settings, for the ratio",
 			params: p{"SWAP": "zram"}, ends: "killed", runs: 1},
 		{name: "no-resend", about: "an older kernel, where a worker's death ends the mount",

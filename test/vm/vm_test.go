@@ -88,6 +88,7 @@ func TestJudge(t *testing.T) {
 		{"flags", said(replaced("flagged=8", "flagged=7")), endedItself, "7 of 8 threads"},
 		{"score", said(replaced("oom=-1000", "oom=0")), endedItself, ""},
 		{"in swap", said(replaced("majflt=0 swap=0 anon=2600", "majflt=0 swap=12 anon=2600")), endedItself, "12 KiB of it are in swap"},
+		{"grown", said(replaced("swap=0 anon=2600", "swap=0 anon=3200")), endedItself, "608 KiB more of private memory"},
 		{"major fault", said(replaced("majflt=0 swap=0 anon=2600", "majflt=3 swap=0 anon=2600")), endedItself, "3 major faults"},
 	} {
 		o := judge(c.lines, c.how, want)
@@ -98,6 +99,14 @@ func TestJudge(t *testing.T) {
 			}
 		case c.why == "" && !o.Passed, c.why != "" && (len(o.Why) != 1 || !strings.Contains(o.Why[0], c.why)):
 			t.Errorf("%s: %q, want %q", c.name, o.Why, c.why)
+		}
+	}
+	curious := want
+	curious.reads = true
+	for counts, why := range map[string]string{"reads=200 commands=9 failed=2": "", "reads=0 failed=0": "no statistics", "reads=200 failed=3": "3 reads of statistics"} {
+		o := judge(said(replaced("pulse_worst=19", "pulse_worst=19 "+counts)), endedItself, curious)
+		if o.Passed != (why == "") || !strings.Contains(strings.Join(o.Why, ";"), why) {
+			t.Errorf("%s: %q, want %q", counts, o.Why, why)
 		}
 	}
 	if o := judge(said(replaced("what=stop", "what=upgrade")), endedItself, want); !o.Passed {
