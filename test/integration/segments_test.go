@@ -77,6 +77,7 @@ func TestSegmentsFollowTheData(t *testing.T) {
 	if n := numbers(t, s.get("io_stat")); n[0] != 0 || n[1] != 0 {
 		t.Errorf("io_stat counts failed reads or writes: %v", n)
 	}
+	t.Logf("%d of %d segments, %.2f of the store", s.swapStat("segments_enabled"), total, float64(s.memory().max)/(48<<20))
 	if m := s.memory(); m.max > 48<<20 || m.max < 36<<20 {
 		t.Errorf("mem_used_max is %d of a store of 48 MiB", m.max)
 	}
