@@ -165,6 +165,9 @@ func (w *worker) serve(s *service) error {
 		}
 		w.header.crash().pageFaults.Store(host.PageFaults() - w.faults)
 	}
+	if fault == faultHeir && w.order.Resume {
+		panic("a fault that was asked for")
+	}
 	ready := message{Kind: msgReady, Notes: w.notes, Resend: w.resends(s.conn)}
 	if err := w.tell(ready); err != nil && w.buffers == nil {
 		return err // else the next keeper finds it serving

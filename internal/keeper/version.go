@@ -17,6 +17,7 @@ const (
 	faultNewer = "newer" // it is of the format after
 	faultCheck = "check" // it finds what it took over unsound
 	faultDie   = "die"   // its workers die as soon as they serve
+	faultHeir  = "heir"  // its workers crash when they are to take over
 	faultWrite = "write" // its workers die of any write to the last page of a MiB
 	faultLate  = "late"  // every request takes 1 to 100 ms more
 )

@@ -35,6 +35,41 @@ func TestLateAnswers(t *testing.T) {
 	m.detach()
 }
 
+// TestNoHeir has every worker die that is to take over. Ten in a row are the end
+// of the mount: who waits gets an error, and nothing is left.
+func TestNoHeir(t *testing.T) {
+	need(t)
+	needResend(t)
+	binary, point := faulty(t, "heir"), filepath.Join(scratch(t), "mp")
+	if err := os.Mkdir(point, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run(t, binary, "mount", "--size", "8M", point)
+	m := &mnt{t, point}
+	t.Cleanup(m.end)
+	disk, page := open(t, m.disk(0), os.O_RDWR|unix.O_DIRECT), aligned(t, pageSize)
+	writeAt(t, disk, 0, page)
+	k := newKiller(m)
+	k.signal(k.worker(), unix.SIGKILL)
+	answer := make(chan error, 1)
+	go func() {
+		_, err := disk.ReadAt(page, 0)
+		answer <- err
+	}()
+	select {
+	case err := <-answer:
+		if err == nil {
+			t.Error("a page was read that nobody has")
+		}
+	case <-time.After(2 * time.Minute):
+		t.Error("who reads hangs")
+	}
+	if err := disk.Close(); err != nil {
+		t.Error(err)
+	}
+	nothing(t, point)
+}
+
 // TestWithoutReserve swaps with a reserve that is always at its floor.
 func TestWithoutReserve(t *testing.T) {
 	need(t, "/dev/loop-control", "mkswap", "swapoff")

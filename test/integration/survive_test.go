@@ -199,6 +199,9 @@ func (k *killer) run(n int, ways []death) {
 		way.die(k)
 		k.survived++
 		k.generation() // it answers again
+		if k.survived%20 == 0 {
+			k.m.check()
+		}
 	}
 }
 
