@@ -4,10 +4,13 @@
 # ratio is taken within a round. What a machine lacks is left out, and it is said.
 #
 #     scripts/bench.sh [--set SET,SET] [--rounds N] [--runtime SECONDS] [--transports percpu,ring] [--jobs REGEXP] [--short]
+#                      [--also 'NAME=FLAGS']…
 #
 # Sets: quick (default, a quarter of an hour), fio, swap, latency, load, scaling,
 # memory, stored, all. --jobs chooses jobs of quick and fio by name, such as
-# 4k-qd32-j1-66-write. --short runs a little of everything in a minute; its figures mean nothing.
+# 4k-qd32-j1-66-write. --also takes one more zramfs into quick, fio, swap, latency and load, made
+# with these flags of zramfs mount and swapon, as in --also 'minlz=--algorithm minlz'.
+# --short runs a little of everything in a minute; its figures mean nothing.
 # Results: build/bench.txt, build/bench.json, build/bench.html, raw ones in build/bench/.
 set -euo pipefail
 # shellcheck source=scripts/lib/common.sh
@@ -37,6 +40,7 @@ rounds=5
 runtime=1000ms
 warm=300 # ms of a job in the round that warms up; 0: no such round
 transports=percpu,ring
+declare -A also=() # flags, by name
 only_jobs=.
 disk_size=1G
 io_size=512m
@@ -55,7 +59,7 @@ scale_writers="1 4 16 64"
 short=0
 raw=$build/bench
 
-usage() { sed -n '2,12s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,15s/^# \{0,1\}//p' "$0"; }
 
 be_short() {
 	short=1 rounds=1 runtime=200ms warm=0 disk_size=256M io_size=64m swap_disk=512M swap_limit=48M touch_size=16M
@@ -71,6 +75,10 @@ parse() {
 		--runtime) runtime=$(awk -v s="$2" 'BEGIN {printf "%d", s * 1000}')ms; shift ;;
 		--transports) transports=$2; shift ;;
 		--jobs) only_jobs=$2; shift ;;
+		--also)
+			[[ $2 =~ ^[a-z][a-z0-9.]*=- ]] || die "--also $2: expected NAME=FLAGS, as in minlz=--algorithm minlz"
+			also[${2%%=*}]=${2#*=}
+			shift ;;
 		--short) be_short ;;
 		-h | --help) usage; exit 0 ;;
 		*) usage >&2; exit 2 ;;

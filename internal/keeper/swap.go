@@ -33,6 +33,8 @@ type SwapConfig struct {
 	Recompress  []string // as in Config
 	Dictionary  string   // as in Config
 	LimitPolicy string   // as in Config; without a wait: that of swapPatience
+	Segments    int      // 0: by size
+	WriteBehind int      // as in Config
 	Force       bool     // go on although a guard is missing
 	Without     []string // guards to leave out, to see what they are worth
 }
@@ -66,6 +68,9 @@ func (c *SwapConfig) check() error {
 	}
 	if c.Priority < 0 || c.Priority > host.MaxSwapPriority {
 		return Errorf(CodeUsage, "priority %d: expected 0 to %d", c.Priority, host.MaxSwapPriority)
+	}
+	if c.Segments < 0 || c.Segments > maxSegments {
+		return Errorf(CodeUsage, "%d segments: expected 1 to %d, or 0 for as many as suit the size", c.Segments, maxSegments)
 	}
 	if c.LimitPolicy == "none" {
 		return Errorf(CodeUsage, "limit policy none: swap has to wait for room; expected wait=10s, say, or rungs as in compact,wait=10s")
@@ -106,10 +111,18 @@ func (c *SwapConfig) plan() error {
 	if c.Size == 0 {
 		c.Size = min(c.MemLimit*swapRatio, MaxSize)
 		// Whole MiB a segment: swap gives out clusters of up to 2 MiB.
-		unit := int64(segmentsFor(c.Size)) << 20
+		unit := int64(c.segments()) << 20
 		c.Size = max(c.Size/unit, 1) * unit
 	}
 	return nil
+}
+
+// segments is into how many to cut the disk.
+func (c *SwapConfig) segments() int {
+	if c.Segments != 0 {
+		return c.Segments
+	}
+	return segmentsFor(c.Size)
 }
 
 // undo is what takes back the steps done so far.
@@ -223,7 +236,8 @@ func (c *SwapConfig) ensureMount(point string, steps *undo) ([]string, error) {
 		MemLimit:    c.MemLimit,
 		Transport:   c.Transport,
 		EnableURing: c.EnableURing,
-		Segments:    segmentsFor(c.Size),
+		Segments:    c.segments(),
+		WriteBehind: c.WriteBehind,
 		Patience:    swapPatience,
 		Without:     c.Without,
 		Backing:     c.Backing,

@@ -90,17 +90,22 @@ zramfs_mount() {
 	[[ -e $scratch/warned || -z $words ]] || printf '%s\n' "$words" | grep -v null: | tee "$scratch/warned" >&2 || true
 }
 
-# with_zramfs TRANSPORT: its file, a loop device on a file of its own, and both
-# without a store.
-with_zramfs() {
-	local t=$1 served dev null
-	zramfs_mount "$t" "$disk_size" --transport "$t"
+# with_store NAME FLAGS…: a zramfs's file, and a loop device on a file of its own, $dev.
+with_store() {
+	local t=$1
+	shift
+	zramfs_mount "$t" "$disk_size" "$@"
 	candidate "$t" "$scratch/$t/dev/zram0" "$(daemon_pids "$scratch/$t" | tr '\n' ' ')"
-	zramfs_mount "$t-loop" "$disk_size" --transport "$t"
+	zramfs_mount "$t-loop" "$disk_size" "$@"
 	dev=$("$build/zramfs" attach "$scratch/$t-loop")
 	on_exit "$build/zramfs" detach "$scratch/$t-loop"
 	candidate "$t-loop" "$dev" "$(daemon_pids "$scratch/$t-loop" | tr '\n' ' ')"
+}
 
+# with_zramfs TRANSPORT: both, and both without a store.
+with_zramfs() {
+	local t=$1 served dev null
+	with_store "$t" --transport "$t"
 	zramfs_mount "$t-null" "$disk_size" --transport "$t" --null --no-standby
 	served=$(daemon_pids "$scratch/$t-null" | tr '\n' ' ')
 	candidate "$t-null" "$scratch/$t-null/dev/zram0" "$served"

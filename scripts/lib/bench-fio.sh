@@ -70,6 +70,11 @@ block() {
 	for transport in $transports; do
 		with_zramfs "$transport"
 	done
+	local dev
+	for name in "${!also[@]}"; do
+		# shellcheck disable=SC2086 # flags are words
+		with_store "$name" ${also[$name]}
+	done
 	local turns=$((${#jobs[@]} * ${#names[@]}))
 	step "$title: ${#jobs[@]} jobs on ${names[*]}"
 	say "  about $(awk -v n="$turns" -v r="$rounds" -v s="${runtime%ms}" -v w="$warm" \

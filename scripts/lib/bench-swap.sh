@@ -15,8 +15,9 @@ swapping() {
 		swapon --discard --priority 1000 /dev/zram0
 		on_exit swapoff /dev/zram0
 	else
-		local flags=()
-		! "$build/zramfs" swapon --help | grep -q -- --transport || flags=(--transport "$name")
+		local flags=(--transport "$name")
+		# shellcheck disable=SC2206 # flags are words
+		[[ ! ${also[$name]:-} ]] || flags=(${also[$name]})
 		"$build/zramfs" swapon --size "$swap_disk" --priority 1000 --name bench "${flags[@]}" >/dev/null 2>"$scratch/swapon.log" ||
 			die "swapon on $name: $(cat "$scratch/swapon.log")"
 		on_exit "$build/zramfs" swapoff --name bench
@@ -25,17 +26,11 @@ swapping() {
 	"$@"
 }
 
-# swap_candidates: kernel zram, and each transport that swapon can be told.
+# swap_candidates: kernel zram, each transport, and what --also named.
 swap_candidates() {
 	((!kernel_zram)) || echo zram
-	local transport
-	for transport in $transports; do
-		if [[ $transport == percpu ]] || "$build/zramfs" swapon --help | grep -q -- --transport; then
-			echo "$transport"
-		else
-			absent "$transport as swap" "zramfs swapon has no --transport" >&2
-		fi
-	done
+	# shellcheck disable=SC2086 # words
+	printf '%s\n' $transports "${!also[@]}"
 }
 
 # may_swap WHAT: a cgroup to limit memory in, and no other swap that would be used first.
