@@ -122,6 +122,8 @@ type ReaderStats struct {
 	Failed   uint64 `json:"failed"`   // replies that the kernel did not take
 	Resent   uint64 `json:"resent"`   // that an earlier worker had seen, too
 	Poisoned uint64 `json:"poisoned"` // of these, refused with EIO: they have killed
+	Alone    uint64 `json:"alone"`    // times that it became the only one that waits for requests
+	Watched  uint64 `json:"watched"`  // requests that came while it looked for them, awake
 }
 
 // Stats counts what a connection did.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -79,10 +80,10 @@ func NewPerCPU(cfg PerCPUConfig) (*PerCPU, error) {
 		opts.ExtraCapabilities |= fuse.CAP_OVER_IO_URING
 	}
 	p.control = newControl(cfg.Tree, opts, slots, reply, p.before)
-	each := l.buffers(1)
+	each, door := l.buffers(1), newDoor(cfg.CPUs, runtime.NumCPU())
 	for i, f := range cfg.Clones {
 		mem := cfg.Memory.Bytes(int64(i)*each, each)
-		rd := newReader(i, cfg.CPUs[i], f.Fd(), cfg.Handler, p.control, mem, int(l.buffer()))
+		rd := newReader(i, cfg.CPUs[i], f.Fd(), cfg.Handler, p.control, door, mem, int(l.buffer()))
 		rd.preempt = cfg.Preempt
 		p.readers = append(p.readers, rd)
 	}

@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/zramfs/zramfs/internal/percpu"
 )
@@ -20,6 +21,9 @@ type reader struct {
 	fd      uintptr // immutable
 	handler Handler // immutable
 	control *control
+	door    *door       // immutable
+	home    unix.CPUSet // its CPU; immutable
+	rush    rush
 
 	buffers []*Request    // immutable; all that exist
 	spare   chan *Request // not in use; has room for all
@@ -36,13 +40,16 @@ type counters struct {
 	parked, last, waits, refused     atomic.Uint64
 	survived, failed                 atomic.Uint64
 	resent, poisoned                 atomic.Uint64
+	alone, watched                   atomic.Uint64
 	_                                [percpu.CacheLine]byte
 }
 
 // newReader makes a reader with all of mem, cut into buffers of size bytes.
-func newReader(number, cpu int, fd uintptr, h Handler, c *control, mem []byte, size int) *reader {
+func newReader(number, cpu int, fd uintptr, h Handler, c *control, d *door, mem []byte, size int) *reader {
 	n := len(mem) / size
-	rd := &reader{number: number, cpu: cpu, fd: fd, handler: h, control: c, spare: make(chan *Request, n)}
+	rd := &reader{
+		number: number, cpu: cpu, fd: fd, handler: h, control: c, door: d, home: percpu.Set(cpu), spare: make(chan *Request, n),
+	}
 	for i := range n {
 		b := mem[i*size:][:size:size]
 		r := &Request{
@@ -74,7 +81,7 @@ func (rd *reader) loop(pinned func(error)) {
 		batch()
 	}
 	for failures := 0; ; {
-		n, errno := rd.read()
+		n, errno := rd.receive()
 		switch errno {
 		case 0:
 			failures = 0
@@ -150,6 +157,7 @@ func (rd *reader) serveOne(n int) {
 	}
 	// From here r may already be in use again.
 	rd.count.parked.Add(1)
+	rd.door.open() // before this reader may have to wait for a buffer
 	rd.take()
 }
 
@@ -193,5 +201,7 @@ func (c *counters) stats(cpu int) ReaderStats {
 		Failed:   c.failed.Load(),
 		Resent:   c.resent.Load(),
 		Poisoned: c.poisoned.Load(),
+		Alone:    c.alone.Load(),
+		Watched:  c.watched.Load(),
 	}
 }

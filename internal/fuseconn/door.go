@@ -1,0 +1,192 @@
+package fuseconn
+
+import (
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zramfs/zramfs/internal/percpu"
+	"github.com/zramfs/zramfs/internal/uring"
+)
+
+// door decides how many readers wait for requests.
+//
+// The kernel gives a request to the reader that has waited longest. With one on
+// each CPU, a program that asks for one page at a time wakes another CPU for
+// every page. So while requests come one by one a single reader waits, the
+// doorman, on whatever CPU has time, and stays awake for a moment before it
+// sleeps. The others sleep outside. As soon as requests queue up, or one has to
+// wait for something, all are let in.
+//
+// Nobody outside is needed: the doorman opens before it does what may take long.
+type door struct {
+	anywhere unix.CPUSet   // where a doorman may run; immutable
+	look     time.Duration // how long it stays awake; 0: it does not; immutable
+	epoch    time.Time     // immutable
+
+	_       [percpu.CacheLine]byte
+	doorman atomic.Int32  // 1 + the number of the reader that waits alone; 0: the door is open
+	bell    atomic.Uint32 // futex of those outside; counts openings
+	_       [percpu.CacheLine]byte
+}
+
+const (
+	// lookTime is how long a doorman looks for the next request before it
+	// sleeps. To wake a CPU that sleeps takes 5 to 20 us, in a virtual machine
+	// more.
+	lookTime = 20 * time.Microsecond
+	// othersTime: whoever does not get its CPU back from sched_yield(2) for so
+	// long shares it, and sleeps instead.
+	othersTime = 8 * time.Microsecond
+	// copyTime is the most that read(2) takes for a request that was there,
+	// besides half a nanosecond for each byte.
+	copyTime = 4 * time.Microsecond
+
+	// closeAfter is how many requests a reader has to have waited for to become
+	// the doorman; openAfter, how many were there already for it to open. Each
+	// of the other kind takes back two.
+	closeAfter = 64
+	openAfter  = 16
+	// largeBytes of payload count as one more request that was there.
+	largeBytes = 16 << 10
+)
+
+// newDoor makes an open door for readers on these CPUs. A machine of one CPU has
+// nobody who could ask while a doorman looks.
+func newDoor(cpus []int, machine int) *door {
+	d := &door{anywhere: percpu.Set(cpus...), epoch: time.Now()}
+	if machine > 1 {
+		d.look = lookTime
+	}
+	return d
+}
+
+// now is a clock of this door.
+func (d *door) now() time.Duration { return time.Since(d.epoch) }
+
+// open lets all readers in.
+func (d *door) open() {
+	if d.doorman.Load() == 0 {
+		return
+	}
+	d.doorman.Store(0)
+	d.bell.Add(1)
+	uring.Wake(&d.bell)
+}
+
+// close leaves one reader in, if the door is open.
+func (d *door) close(number int) { d.doorman.CompareAndSwap(0, int32(number)+1) }
+
+// enter waits until a reader may wait for requests, and says whether it does so
+// alone.
+func (d *door) enter(number int) (alone bool) {
+	for {
+		heard := d.bell.Load() // first: it rings after doorman is stored
+		switch d.doorman.Load() {
+		case 0:
+			return false
+		case int32(number) + 1:
+			return true
+		}
+		uring.Wait(&d.bell, heard)
+	}
+}
+
+// rush is how requests came lately. It belongs to a reader's thread.
+type rush struct {
+	alone  bool          // the reader is the doorman, and bound to no CPU
+	score  int           // of a doorman's requests, those that were there; of others', those that were waited for
+	waited time.Duration // for the last one
+}
+
+// receive takes the next request into the current buffer, by the rules of the
+// door.
+func (rd *reader) receive() (int, syscall.Errno) {
+	if alone := rd.door.enter(rd.number); alone != rd.rush.alone {
+		rd.move(alone)
+	}
+	r, from := &rd.rush, rd.door.now()
+	there := r.alone && rd.pending()
+	if r.alone && !there && r.waited < rd.door.look {
+		rd.watch(from)
+	}
+	n, errno := rd.read()
+	if errno != 0 {
+		rd.door.open() // whatever it is, let all see it
+		return n, errno
+	}
+	r.waited = rd.door.now() - from
+	if !r.alone {
+		there = r.waited < copyTime+time.Duration(n/2)
+	}
+	rd.weigh(there, n)
+	return n, 0
+}
+
+// move makes the reader the doorman, or one of many.
+func (rd *reader) move(alone bool) {
+	rd.rush = rush{alone: alone, waited: rd.door.look}
+	if alone {
+		rd.count.alone.Add(1)
+	}
+	if rd.cpu < 0 {
+		return
+	}
+	where := &rd.home
+	if alone {
+		where = &rd.door.anywhere
+	}
+	_ = percpu.Bind(where) // then it is slower
+}
+
+// weigh takes one more request of n bytes into account.
+func (rd *reader) weigh(there bool, n int) {
+	r, many := &rd.rush, 1+n/largeBytes
+	switch {
+	case r.alone && there:
+		if r.score += many; r.score >= openAfter {
+			rd.door.open()
+		}
+	case r.alone:
+		r.score = max(r.score-2, 0)
+	case there:
+		r.score = max(r.score-2*many, 0)
+	default:
+		if r.score++; r.score >= closeAfter {
+			r.score = 0
+			rd.door.close(rd.number)
+		}
+	}
+}
+
+// pending says whether a request is there.
+func (rd *reader) pending() bool {
+	p := pollFD{fd: int32(rd.fd), events: unix.POLLIN}
+	n, _, _ := syscall.RawSyscall(syscall.SYS_POLL, uintptr(unsafe.Pointer(&p)), 1, 0)
+	return int(n) > 0
+}
+
+// pollFD is struct pollfd.
+type pollFD struct {
+	fd              int32
+	events, revents int16
+}
+
+// watch looks for a request for a moment, and lets others have the CPU.
+func (rd *reader) watch(from time.Duration) {
+	for last := from; ; {
+		_, _, _ = syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
+		if rd.pending() {
+			rd.count.watched.Add(1)
+			return
+		}
+		now := rd.door.now()
+		if now-from >= rd.door.look || now-last >= othersTime {
+			return
+		}
+		last = now
+	}
+}

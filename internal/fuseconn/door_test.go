@@ -1,0 +1,197 @@
+package fuseconn
+
+import (
+	"os"
+	"slices"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A door that is closed keeps all out but one, until it is opened.
+func TestDoor(t *testing.T) {
+	d := newDoor([]int{0, 1, 2}, 2)
+	if d.enter(0) || d.enter(2) {
+		t.Error("who enters an open door is alone")
+	}
+	d.close(1)
+	d.close(0) // too late
+	if !d.enter(1) {
+		t.Error("the doorman is not alone")
+	}
+	const outside = 8
+	entered := make(chan bool, outside)
+	for i := range outside {
+		go func() { entered <- d.enter(i % 2 * 2) }()
+	}
+	d.bell.Add(1) // as good as any reason to look again
+	select {
+	case <-entered:
+		t.Error("somebody came in while the door was closed")
+	default:
+	}
+	d.open()
+	for range outside {
+		if <-entered {
+			t.Error("one of many is alone")
+		}
+	}
+	d.open()
+}
+
+// weighed is a reader that has seen the requests, a letter each: "w", it was
+// waited for; "t", it was there; "L", it was there with 1 MiB of data.
+func weighed(t *testing.T, alone bool, requests string) *reader {
+	t.Helper()
+	rd := newTestReader(t, newStore("plain"), devNull(t))
+	if alone {
+		rd.door.close(rd.number)
+		rd.move(true)
+	}
+	for _, r := range requests {
+		n := 80
+		if r == 'L' {
+			n = MaxWrite
+		}
+		rd.weigh(r != 'w', n)
+	}
+	return rd
+}
+
+// The door closes when requests come one by one, and opens when they queue up.
+func TestDoorFollowsTheLoad(t *testing.T) {
+	times := func(n int, s string) (all string) {
+		for range n {
+			all += s
+		}
+		return all
+	}
+	for _, c := range []struct {
+		name     string
+		alone    bool
+		requests string
+		closed   bool
+	}{
+		{"one by one", false, times(closeAfter, "w"), true},
+		{"not for long enough", false, times(closeAfter-1, "w"), false},
+		{"a queue", false, times(1000, "t"), false},
+		{"half of them wait", false, times(1000, "wt"), false},
+		{"now and then one is there", false, times(40, "wwwwwt"), true},
+		{"large ones", false, times(10, times(30, "w")+"L"), false},
+		{"one by one, alone", true, times(1000, "w"), true},
+		{"a queue, alone", true, times(openAfter, "t"), false},
+		{"a short queue, alone", true, times(openAfter-1, "t"), true},
+		{"half of them there, alone", true, times(1000, "tw"), true},
+		{"a large one is there, alone", true, "L", false},
+	} {
+		rd := weighed(t, c.alone, c.requests)
+		if closed := rd.door.doorman.Load() == int32(rd.number)+1; closed != c.closed {
+			t.Errorf("%s: closed %v, want %v", c.name, closed, c.closed)
+		}
+	}
+}
+
+// A request that is parked opens the door: the doorman may soon have no buffer
+// to wait with.
+func TestParkingOpensTheDoor(t *testing.T) {
+	l := &lastly{}
+	rd := newTestReader(t, l, devNull(t))
+	rd.door.close(rd.number)
+	rd.serveOne(feed(rd, opWrite, diskNode, 6, 0, 4096))
+	if rd.door.doorman.Load() != 0 {
+		t.Error("the door is closed while a request waits")
+	}
+	l.got[0].Reply(4096, 0)
+}
+
+// An error of read(2) opens the door, too, so that all readers see the end.
+func TestErrorOpensTheDoor(t *testing.T) {
+	rd := newTestReader(t, newStore("plain"), ^uintptr(0)) // EBADF
+	rd.door.close(rd.number)
+	if _, errno := rd.receive(); errno == 0 || rd.door.doorman.Load() != 0 {
+		t.Errorf("%v; the doorman is %d", errno, rd.door.doorman.Load())
+	}
+}
+
+// Who asks for one page after another is served by one reader; who asks for much
+// at once by all.
+func TestLoneRequestsHaveOneReader(t *testing.T) {
+	m := start(t, "percpu", "plain")
+	const lone = 4000
+	f := m.open("disk", os.O_RDWR|unix.O_DIRECT)
+	buf, err := anonymous(1 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range int64(lone) {
+		if _, err := f.ReadAt(buf[:pageSize], i%1000*pageSize); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	r := m.stop()
+	if len(r.Stats.Readers) < 2 {
+		t.Skip("needs a second CPU")
+	}
+	alone, most := uint64(0), uint64(0)
+	for _, rd := range r.Stats.Readers {
+		alone += rd.Alone
+		most = max(most, rd.Reads)
+	}
+	if alone == 0 || most < lone/2 {
+		t.Errorf("%d times alone, at most %d of %d reads by one reader", alone, most, lone)
+	}
+}
+
+// All requests of many are answered while the door opens and closes.
+func TestDoorUnderChangingLoad(t *testing.T) {
+	m := start(t, "percpu", "plain")
+	f := m.open("disk", os.O_RDWR|unix.O_DIRECT)
+	rounds := 20
+	if testing.Short() {
+		rounds = 4
+	}
+	for range rounds {
+		for _, writers := range []int{1, 8} {
+			var wg sync.WaitGroup
+			for w := range writers {
+				wg.Go(func() {
+					buf, err := anonymous(2 * pageSize)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer func() { _ = unix.Munmap(buf) }()
+					for i := range int64(200) {
+						off, gen := (int64(w)*200+i)*pageSize, uint64(i)
+						page(buf[:pageSize], off, gen)
+						if _, err := f.WriteAt(buf[:pageSize], off); err != nil {
+							t.Error(err)
+						}
+						if _, err := f.ReadAt(buf[pageSize:], off); err != nil {
+							t.Error(err)
+						}
+						if !slices.Equal(buf[:pageSize], buf[pageSize:]) {
+							t.Errorf("page %d is not what was written", off/pageSize)
+						}
+					}
+				})
+			}
+			wg.Wait()
+		}
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	r := m.stop()
+	requests := uint64(0)
+	for _, rd := range r.Stats.Readers {
+		requests += rd.Requests
+	}
+	if want := uint64(rounds * (1 + 8) * 200 * 2); requests < want {
+		t.Errorf("%d requests were served, of %d", requests, want)
+	}
+}
