@@ -304,7 +304,7 @@ func (k *keeper) replace() {
 // successor takes the process that is to serve next; nil: there is none.
 func (k *keeper) successor() *process {
 	if k.trial != nil {
-		if p := k.trial.next(k.worker); p != nil {
+		if p := k.next(k.trial); p != nil {
 			return p
 		}
 	}

@@ -28,17 +28,36 @@ type trial struct {
 	began     bool     // the worker was killed for it
 }
 
-// next is who follows a dead worker while a trial lasts; nil: as always.
-func (t *trial) next(dead *process) *process {
+// next is who follows the worker, which is dead, while a trial lasts; nil: as
+// always. Who has ended, or is to, follows nobody: no other end of it would come
+// that has it replaced.
+func (k *keeper) next(t *trial) *process {
 	if !t.began {
 		return nil
 	}
-	if dead != t.candidate {
-		return t.candidate
+	if p := t.candidate; k.alive(p) == nil && p.killed == "" {
+		return p
 	}
 	p := t.fallback
 	t.fallback = nil
 	return p
+}
+
+// giveUp ends a trial and leaves everything as before, as far as it can. A
+// fallback that has not been needed stands by again.
+func (k *keeper) giveUp(t *trial) {
+	k.trial = nil
+	if t.candidate != k.worker {
+		k.drop(t.candidate)
+	}
+	p := t.fallback
+	if _, there := k.processes[p]; there && p.killed == "" && k.standby == nil {
+		k.standby = p
+		k.note(func(c *crashRecord) { c.standby.Store(int64(p.pid)) })
+	} else {
+		k.drop(p)
+	}
+	k.due.standby = time.Now().Add(standbyPause)
 }
 
 // Upgraded is the outcome of an upgrade.
@@ -100,15 +119,7 @@ func (k *keeper) answerUpgrade(q *question) (any, error) {
 	}
 	result, err := k.try(q, t)
 	if err != nil {
-		_ = k.do(func() error { // where the mount ends there is nothing to take back
-			k.trial = nil
-			k.drop(t.fallback)
-			if t.candidate != k.worker {
-				k.drop(t.candidate)
-			}
-			k.due.standby = time.Now().Add(standbyPause)
-			return nil
-		})
+		_ = k.do(func() error { k.giveUp(t); return nil }) // where the mount ends there is nothing to take back
 		return nil, err
 	}
 	result.Mountpoint, result.Before = k.boot.Config.Mountpoint, before
@@ -141,11 +152,13 @@ func (k *keeper) answerUpgrade(q *question) (any, error) {
 	return result, nil
 }
 
-// settle keeps the new program: what was there for the way back goes.
+// settle keeps the new program: what was there for the way back goes. If it
+// cannot be kept, the next worker is one of the program before.
 func (k *keeper) settle(t *trial, program *os.File) error {
 	kept, err := highFD(program)
 	if err != nil {
-		return err
+		_ = k.do(func() error { k.giveUp(t); return nil }) // as above
+		return &Error{CodeFailure, "the new program serves, and cannot be kept", err}
 	}
 	fallback := t.fallback
 	err = k.do(func() error {
@@ -235,8 +248,11 @@ func (k *keeper) try(q *question, t *trial) (*Upgraded, error) {
 	}
 	// Now the worker's end. A standby of its program stays for the way back.
 	switched, err := k.await(mapTime, func() (bool, error) {
+		if err := k.alive(p); err != nil {
+			return false, err
+		}
 		if k.worker == nil || k.worker.stage != serving {
-			return false, k.alive(p) // it is being replaced
+			return false, nil // it is being replaced
 		}
 		if k.standby == nil {
 			k.moving = true // also where none is wanted otherwise
@@ -244,7 +260,7 @@ func (k *keeper) try(q *question, t *trial) (*Upgraded, error) {
 			k.moving = false
 		}
 		if k.standby == nil || k.standby.stage != prepared {
-			return false, k.alive(p)
+			return false, nil
 		}
 		t.fallback, k.standby, t.began = k.standby, nil, true
 		k.header.crash().standby.Store(0)
@@ -296,7 +312,8 @@ func (k *keeper) prove(q *question, t *trial) (*Upgraded, error) {
 			}
 			return false, nil
 		}
-		return k.worker.served && k.worker.stage == serving, nil
+		// The one that was killed for the candidate may not have been seen gone yet.
+		return k.worker.served && k.worker.stage == serving && k.worker.killed == "", nil
 	})
 	if err == nil && !served {
 		err = errors.New("the program before does not serve either, so far")
