@@ -73,7 +73,7 @@ type keeper struct {
 	due         due
 	clock       *time.Timer
 	locker      locker         // of memory that the kernel could swap out
-	swap        *swapThreads   // nil: the mount is no swap
+	swap        *swapThreads   // nil: the mount is no swap. They may be ending
 	pump        *fuseconn.Pump // of transport ring, from the first worker on; nil: none
 
 	events   chan event

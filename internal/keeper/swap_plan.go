@@ -74,18 +74,13 @@ func (k *keeper) answerSwap(q *question) (any, error) {
 		return nil, Errorf(CodeLacking, "swap in segments needs transport percpu")
 	}
 	page := openRoom(k.header.room())
-	err := k.do(func() error {
-		if k.finished || k.held.over() {
-			return Errorf(CodeNotMounted, "%s is mounted no more", k.boot.Config.Mountpoint)
-		}
-		return nil
-	})
+	err := k.do(k.stillMounted)
 	if err != nil {
 		return nil, err
 	}
 	switch o.Do {
 	case swapKeep:
-		if err = k.do(func() error { return k.keepSwap(page, &o) }); err == nil {
+		if err = k.keepSwap(page, &o); err == nil {
 			err = awaitSwap(q, page)
 		}
 	case swapHold:
@@ -93,7 +88,7 @@ func (k *keeper) answerSwap(q *question) (any, error) {
 	case swapFree:
 		page.lease.Store(0)
 	case swapDrop:
-		err = k.do(func() error { k.dropSwap(page); return nil })
+		err = k.withoutSwap(func() error { page.dropPlan(); return nil })
 	default:
 		err = Errorf(CodeUsage, "swap: %q is nothing that this keeper knows", o.Do)
 	}
@@ -103,34 +98,116 @@ func (k *keeper) answerSwap(q *question) (any, error) {
 	return swapState{int(page.total.Load()), int(page.enabled.Load()), page.armed.Load() == 1}, nil
 }
 
+// stillMounted is an error once the mount has ended.
+func (k *keeper) stillMounted() error {
+	if k.finished || k.held.over() {
+		return Errorf(CodeNotMounted, "%s is mounted no more", k.boot.Config.Mountpoint)
+	}
+	return nil
+}
+
+// withoutSwap ends the threads, and runs f on the keeper's goroutine at a moment
+// when there are none. It waits for a swapon(2) that is under way. That reads
+// the disk, and may need another worker for it, so whoever waits is not the
+// keeper's goroutine.
+func (k *keeper) withoutSwap(f func() error) error {
+	for {
+		var t *swapThreads
+		err := k.do(func() error {
+			if err := k.stillMounted(); err != nil {
+				return err
+			}
+			if t = k.swap; t == nil {
+				return f()
+			}
+			t.stop.Store(true)
+			return nil
+		})
+		if err != nil || t == nil {
+			return err
+		}
+		t.ended.Wait()
+		err = k.do(func() error {
+			if k.swap == t { // else another question was faster
+				t.close()
+				k.swap = nil
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+}
+
 // keepSwap takes a plan and starts the threads. A plan that is there already
 // goes on, with the new figures.
 func (k *keeper) keepSwap(page *roomPage, o *swapOrder) error {
 	if len(o.Loops) == 0 || len(o.Loops) > maxSegments || o.Segment <= 0 || o.Cap <= 0 {
 		return Errorf(CodeUsage, "swap: %d segments of %d pages for a store of %d", len(o.Loops), o.Segment, o.Cap)
 	}
-	var loops []int
-	for i := range page.total.Load() {
-		loops = append(loops, int(page.loops[i].Load()))
-	}
-	same := slices.Equal(loops, o.Loops) && page.segment.Load() == o.Segment && page.cap.Load() == o.Cap &&
-		int(page.priority.Load()) == o.Priority && page.guarded.Load() == flag(o.Watchdog)
-	if !same {
-		k.dropSwap(page)
-		page.segment.Store(o.Segment)
-		page.cap.Store(o.Cap)
-		page.priority.Store(int64(o.Priority))
-		page.guarded.Store(flag(o.Watchdog))
-		for i, n := range o.Loops {
-			page.loops[i].Store(int64(n))
+	goesOn := false
+	err := k.do(func() error {
+		if err := k.stillMounted(); err != nil {
+			return err
 		}
-		page.total.Store(int64(len(o.Loops)))
+		ending := k.swap != nil && k.swap.stop.Load()
+		if goesOn = page.has(o) && !ending; goesOn {
+			return k.goOn(page)
+		}
+		return nil
+	})
+	if err != nil || goesOn {
+		return err
 	}
+	return k.withoutSwap(func() error {
+		page.dropPlan()
+		page.plan(o)
+		return k.goOn(page)
+	})
+}
+
+// goOn has segments enabled again, whatever stood against it.
+func (k *keeper) goOn(page *roomPage) error {
 	page.lease.Store(0)
 	page.halted.Store(0)
 	page.errno.Store(0)
 	page.settled.Store(0)
 	return k.watchSwap()
+}
+
+// has says whether this is the plan.
+func (p *roomPage) has(o *swapOrder) bool {
+	var loops []int
+	for i := range p.total.Load() {
+		loops = append(loops, int(p.loops[i].Load()))
+	}
+	return slices.Equal(loops, o.Loops) && p.segment.Load() == o.Segment && p.cap.Load() == o.Cap &&
+		int(p.priority.Load()) == o.Priority && p.guarded.Load() == flag(o.Watchdog)
+}
+
+// plan writes a plan where there is none.
+func (p *roomPage) plan(o *swapOrder) {
+	p.segment.Store(o.Segment)
+	p.cap.Store(o.Cap)
+	p.priority.Store(int64(o.Priority))
+	p.guarded.Store(flag(o.Watchdog))
+	for i, n := range o.Loops {
+		p.loops[i].Store(int64(n))
+	}
+	p.total.Store(int64(len(o.Loops)))
+}
+
+// dropPlan forgets the plan; no threads run.
+func (p *roomPage) dropPlan() {
+	p.total.Store(0)
+	p.wanted.Store(0)
+	p.populated.Store(0)
+	p.enabled.Store(0)
+	p.free.Store(0)
+	p.wasOn.Store(0)
+	p.halted.Store(0)
+	p.hurry.Store(0)
 }
 
 func flag(b bool) int64 {
@@ -140,7 +217,7 @@ func flag(b bool) int64 {
 	return 0
 }
 
-// watchSwap starts the threads if there is a plan and they do not run: after
+// watchSwap starts the threads if there is a plan and they do not run: for
 // keepSwap, and in a keeper that comes after another.
 func (k *keeper) watchSwap() error {
 	if k.header.region == nil || k.swap != nil {
@@ -157,22 +234,6 @@ func (k *keeper) watchSwap() error {
 		k.swap = t
 	}
 	return err
-}
-
-// dropSwap ends the threads and forgets the plan.
-func (k *keeper) dropSwap(page *roomPage) {
-	if k.swap != nil {
-		k.swap.end()
-		k.swap = nil
-	}
-	page.total.Store(0)
-	page.wanted.Store(0)
-	page.populated.Store(0)
-	page.enabled.Store(0)
-	page.free.Store(0)
-	page.wasOn.Store(0)
-	page.halted.Store(0)
-	page.hurry.Store(0)
 }
 
 // settleTime is how long the first segments may take.

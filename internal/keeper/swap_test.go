@@ -132,7 +132,9 @@ func TestSwapThreads(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 		page.beat.Add(1)
 	}
-	threads.end()
+	threads.stop.Store(true)
+	threads.ended.Wait()
+	threads.close()
 	if page.settled.Load() != 1 || page.armed.Load() != 0 || page.held.Load() == 0 {
 		t.Errorf("settled %d, armed %d, held back %d", page.settled.Load(), page.armed.Load(), page.held.Load())
 	}

@@ -22,8 +22,8 @@ import (
 // keeper go on with it.
 type swapThreads struct {
 	page    *roomPage
-	stop    atomic.Bool
-	ended   sync.WaitGroup
+	stop    atomic.Bool    // both end, once a swapon(2) that is under way has
+	ended   sync.WaitGroup // never waited for on the keeper's goroutine, which may have to replace a worker for it
 	enabler enabler
 	guard   guardian
 }
@@ -94,15 +94,9 @@ func (t *swapThreads) run(look func() time.Duration) {
 	}
 }
 
-// end stops both; it waits for a swapon(2) that is under way.
-func (t *swapThreads) end() {
-	t.stop.Store(true)
-	t.ended.Wait()
-	t.page.armed.Store(0)
-	t.close()
-}
-
+// close lets go of what they used; both have ended, or never began.
 func (t *swapThreads) close() {
+	t.page.armed.Store(0)
 	for _, m := range []*host.Meter{t.enabler.meter, t.guard.meter} {
 		if m != nil {
 			m.Close()
