@@ -133,23 +133,28 @@ func (k *keeper) answerUpgrade(q *question) (any, error) {
 		k.programText, text = text, nil
 		return nil
 	})
-	err = k.do(func() error {
-		text, err := json.Marshal(result)
-		if err != nil {
-			return err
-		}
-		asker, err := q.conn.conn.File()
-		if err != nil {
-			return err
-		}
-		defer asker.Close()
-		return k.become(k.program, asker, text)
-	})
+	// exec waits for all threads of this process, and so would for a swapon(2).
+	err = k.withoutSwap(func() error { return errors.Join(k.handOver(q, result), k.watchSwap()) })
 	if err != nil {
 		result.KeeperKept = OneLine(err)
 		_ = k.do(func() error { k.due.standby = time.Now().Add(standbyPause); return nil })
 	}
 	return result, nil
+}
+
+// handOver has the keeper become the new program, which tells the result. It
+// returns only if it cannot.
+func (k *keeper) handOver(q *question, result *Upgraded) error {
+	text, err := json.Marshal(result)
+	if err != nil {
+		return err
+	}
+	asker, err := q.conn.conn.File()
+	if err != nil {
+		return err
+	}
+	defer asker.Close()
+	return k.become(k.program, asker, text)
 }
 
 // settle keeps the new program: what was there for the way back goes. If it
