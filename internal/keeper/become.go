@@ -18,6 +18,9 @@ func (k *keeper) become(program *os.File, asker *os.File, result json.RawMessage
 	if k.pump != nil {
 		return errRingKeeper
 	}
+	if k.leaving {
+		return errors.New("the keeper goes on with the program before: it was just told to end")
+	}
 	ended := k.pause()
 	err := errors.New("a worker ended just now")
 	if len(ended) == 0 {

@@ -64,7 +64,9 @@ func (k *keeper) connect() error {
 		return err
 	}
 	k.held.fuse = append(k.held.fuse, mounted)
-	k.dev = deviceOf(k.boot.Config.Mountpoint)
+	if k.dev, err = deviceOf(k.boot.Config.Mountpoint); err != nil {
+		return err
+	}
 	for range readers {
 		clone, err := fuseconn.Clone(mounted)
 		if err != nil {

@@ -12,50 +12,91 @@ import (
 	"github.com/zramfs/zramfs/internal/host"
 )
 
-// terminate ends the mount if nobody uses it.
+// terminate ends the mount if nobody uses it. Who does is looked for on another
+// goroutine: that reads what all processes of the machine have open.
 func (k *keeper) terminate(sig os.Signal) {
 	if k.worker == nil || !k.worker.served && k.generation <= 1 {
 		k.finish(Errorf(CodeFailure, "stopped by %s before it could serve", sig))
 		return
 	}
-	if k.unmount(false) {
-		k.finish(nil)
+	if k.leaving {
 		return
 	}
-	err := unmountUnused(k.boot.Config.Mountpoint, k.pids()...)
-	if err == nil {
-		k.finish(nil)
-		return
-	}
-	k.say("%s: %v; it goes on serving", sig, err)
+	k.leaving = true
+	go func() {
+		err := unmountUnused(k.boot.Config.Mountpoint, k.leave, k.pids)
+		_ = k.do(func() error { // where the mount has ended there is nothing to say
+			k.leaving = false
+			if err != nil && !k.finished {
+				k.say("%s: %v; it goes on serving", sig, err)
+			}
+			return nil
+		})
+	}()
 }
 
-// pids are the workers' process numbers.
-func (k *keeper) pids() []int {
-	var pids []int
-	for p := range k.processes {
-		pids = append(pids, p.pid)
-	}
+// leave ends the mount if it can be unmounted now. Not for the keeper's goroutine.
+func (k *keeper) leave() error {
+	return k.do(func() error {
+		if k.finished {
+			return errEnding
+		}
+		err := k.unmount(false)
+		if err == nil {
+			k.finish(nil)
+		}
+		return err
+	})
+}
+
+// pids are the workers' process numbers. Not for the keeper's goroutine.
+func (k *keeper) pids() (pids []int) {
+	_ = k.do(func() error { // a mount that has ended has none
+		for p := range k.processes {
+			pids = append(pids, p.pid)
+		}
+		return nil
+	})
 	return pids
 }
 
-// unmount takes our mount away, and says whether it is gone.
-func (k *keeper) unmount(lazy bool) bool {
+// visible says whether our mount is what is mounted on its mount point.
+func (k *keeper) visible() (bool, error) {
+	dev, err := deviceOf(k.boot.Config.Mountpoint)
+	return err == nil && dev != "" && dev == k.dev, err
+}
+
+// unmount takes our mount away. It is an error if somebody can use it all the
+// same: with umount -l, under another mount, or in another namespace a mount is
+// out of our sight, and whoever has a file of it open goes on using it.
+func (k *keeper) unmount(lazy bool) error {
 	point := k.boot.Config.Mountpoint
-	if k.dev == "" || deviceOf(point) != k.dev {
-		return true // someone else did, or there never was one
+	if k.held.over() {
+		return nil // someone else did
+	}
+	switch visible, err := k.visible(); {
+	case err != nil:
+		return err
+	case !visible && len(k.held.fuse) == 0:
+		return nil // or there never was one
+	case !visible:
+		return Errorf(CodeBusy, "%s is out of sight, by umount -l or under another mount, and may still be in use", point)
 	}
 	err := host.Unmount(point, lazy)
-	if err != nil && !errors.Is(err, unix.EBUSY) {
-		k.say("%v", err)
+	switch {
+	case k.held.over():
+		return nil
+	case err == nil && len(k.held.fuse) > 0:
+		return Errorf(CodeBusy, "%s is unmounted here, and still in use elsewhere", point)
 	}
-	return err == nil
+	return err
 }
 
 // end leaves nothing behind: no mount, no worker, no cgroup.
 func (k *keeper) end() error {
+	var err error
 	if k.dev == "" && k.held.fuse != nil {
-		k.dev = deviceOf(k.boot.Config.Mountpoint)
+		k.dev, err = deviceOf(k.boot.Config.Mountpoint)
 	}
 	if k.swap != nil {
 		k.swap.stop.Store(true) // not awaited: it may be in a swapon(2) that ends with the mount
@@ -71,11 +112,13 @@ func (k *keeper) end() error {
 	point := k.held.point
 	k.held.point, k.held.source = nil, nil // closed below
 	k.held.close()                         // the last files of a connection that still has users: it ends with errors, not a hang
-	var err error
-	if k.dev != "" && deviceOf(k.boot.Config.Mountpoint) == k.dev {
-		err = host.ReleaseLoops(k.boot.Config.Mountpoint)
+	visible, _ := k.visible()              // unmount says why that is not known
+	if visible {
+		err = errors.Join(err, host.ReleaseLoops(k.boot.Config.Mountpoint))
 	}
-	k.unmount(true)
+	if err := k.unmount(true); err != nil {
+		k.say("%v", err)
+	}
 	err = errors.Join(err, k.stopAll())
 	close(k.ended)
 	if k.listener != nil {

@@ -52,7 +52,11 @@ type sample struct {
 }
 
 func inspect(point string) (*inspection, error) {
-	in := &inspection{point: point, dev: deviceOf(point)}
+	dev, err := deviceOf(point)
+	if err != nil {
+		return nil, err
+	}
+	in := &inspection{point: point, dev: dev}
 	ids, err := deviceIDs(point)
 	if isDead(err) {
 		return nil, &Error{CodeFailure, "the daemon of " + point + " is gone: zramfs umount clears the mount away", err}

@@ -132,8 +132,11 @@ func (s *guardState) set(path, value string) error {
 // as far as they are still attached to a file of it.
 func (s *guardState) orphans(point string) (loops []host.Loop, err error) {
 	swap, known := s.Swaps[point]
-	if !known || deviceOf(point) == swap.Dev {
+	if !known {
 		return nil, nil
+	}
+	if dev, err := deviceOf(point); err != nil || dev == swap.Dev {
+		return nil, err
 	}
 	all, err := host.Loops()
 	for _, l := range all {
@@ -148,7 +151,11 @@ func (s *guardState) orphans(point string) (loops []host.Loop, err error) {
 // for them stays remembered.
 func (s *guardState) forgetDead() {
 	for point, swap := range s.Swaps {
-		if loops, err := s.orphans(point); err == nil && len(loops) == 0 && deviceOf(point) != swap.Dev {
+		loops, err := s.orphans(point)
+		if err != nil || len(loops) > 0 {
+			continue
+		}
+		if dev, err := deviceOf(point); err == nil && dev != swap.Dev {
 			delete(s.Swaps, point)
 		}
 	}

@@ -80,6 +80,7 @@ type keeper struct {
 	signals  chan os.Signal
 	calls    chan func()
 	listener *net.UnixListener // nil: nobody can ask anything
+	leaving  bool              // a signal to end is being answered
 	finished bool
 	result   error         // of finish
 	ended    chan struct{} // closed after the last call
@@ -125,7 +126,7 @@ func RunKeeper() error {
 	reported := k.boot.report(err)
 	if err == nil && reported != nil {
 		// Whoever asked for this mount was stopped while waiting for it.
-		k.unmount(false)
+		_ = k.unmount(false) // or its end takes it away
 		err = fmt.Errorf("the mount command is gone: %w", reported)
 	}
 	return k.live(err)
@@ -202,7 +203,10 @@ func (k *keeper) lockPoint() error {
 			k.held.point = f
 			return nil
 		}
-		if deviceOf(dir) != "" {
+		if dev, err := deviceOf(dir); err != nil {
+			f.Close()
+			return err
+		} else if dev != "" {
 			break
 		}
 		time.Sleep(lockPause) // umount(8) does not wait for the keeper of the mount before
@@ -242,11 +246,12 @@ func (k *keeper) finish(err error) {
 }
 
 // deviceOf is the device of the zramfs mounted on a directory, "" if none is.
-func deviceOf(point string) string {
-	if m, ok, err := host.MountAt(point); err == nil && ok && m.Type == host.FSType {
-		return m.Dev
+func deviceOf(point string) (string, error) {
+	m, ok, err := host.MountAt(point)
+	if err != nil || !ok || m.Type != host.FSType {
+		return "", err
 	}
-	return ""
+	return m.Dev, nil
 }
 
 // openLog finds a place for the few words a daemon says. The kernel's log

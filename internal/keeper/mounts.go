@@ -102,7 +102,8 @@ func Umount(path string) error {
 			watches = append(watches, watch)
 		}
 	}
-	if err := unmountUnused(m.Point, daemon.Pids()...); err != nil {
+	unmount := func() error { return host.Unmount(m.Point, false) }
+	if err := unmountUnused(m.Point, unmount, daemon.Pids); err != nil {
 		return err
 	}
 	_ = askUnmounted(m) // a keeper learns it from its worker, unless that is stopped or not there
@@ -126,25 +127,25 @@ func processesOf(point string) (Processes, error) {
 }
 
 // unmountUnused unmounts unless somebody holds it: who is found in two looks in
-// a row is no passer-by.
-func unmountUnused(point string, daemon ...int) error {
+// a row is no passer-by. daemon gives the numbers of our own processes.
+func unmountUnused(point string, unmount func() error, daemon func() []int) error {
 	var before []string
 	for range umountTries {
-		err := host.Unmount(point, false)
+		err := unmount()
 		if !errors.Is(err, unix.EBUSY) {
 			if errors.Is(err, fs.ErrPermission) {
 				return &Error{CodeNotPermitted, "umount needs root, or the user who mounted", err}
 			}
 			return err
 		}
-		holders, err := host.Holders(point, daemon...)
+		holders, err := host.Holders(point, daemon()...)
 		if err != nil || len(holders) > 0 && slices.Equal(holders, before) {
 			break
 		}
 		before = holders
 		time.Sleep(umountPause)
 	}
-	return busyError(point, daemon...)
+	return busyError(point, daemon()...)
 }
 
 // isDead says whether an error from a mount means that no daemon serves it.

@@ -175,7 +175,11 @@ func (k *keeper) serving(p *process, m message) {
 		k.boot.Notes = append(k.boot.Notes, m.Notes...)
 	}
 	if k.dev == "" { // it mounted
-		k.dev = deviceOf(k.boot.Config.Mountpoint)
+		var err error
+		if k.dev, err = deviceOf(k.boot.Config.Mountpoint); err != nil {
+			k.finish(err)
+			return
+		}
 	}
 	k.resend = m.Resend && len(k.held.fuse) > 0
 	if k.trial == nil {

@@ -103,7 +103,10 @@ var errNoKeeper = errors.New("its keeper does not answer")
 // hands on what progress it tells, and gives the result. A failure that the
 // keeper reports is the error.
 func ask(point string, req request, f *os.File, progress func(string)) (response, error) {
-	dev := deviceOf(point)
+	dev, err := deviceOf(point)
+	if err != nil {
+		return response{}, err
+	}
 	if dev == "" {
 		return response{}, Errorf(CodeNotMounted, "no zramfs is mounted on %s", point)
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zramfs/zramfs/internal/host"
 )
 
 // roleStream is a process that writes and reads until it is told to stop or
@@ -119,6 +121,77 @@ func TestBusy(t *testing.T) {
 	}
 	nothing(t, m.point)
 	refused(t, 4, []string{"umount", m.point}, "no zramfs is mounted")
+}
+
+// TestSignalOutOfSight tells a daemon to end whose mount is used through a loop
+// device and cannot be seen any more where it was mounted. It goes on serving,
+// says so, and ends when the loop device has.
+func TestSignalOutOfSight(t *testing.T) {
+	need(t, "/dev/loop-control")
+	for name, hide := range map[string]func(point string) error{
+		"lazy":  func(point string) error { return unix.Unmount(point, unix.MNT_DETACH) },
+		"under": func(point string) error { return unix.Mount("tmpfs", point, "tmpfs", 0, "") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := scratch(t)
+			point := filepath.Join(dir, "mp")
+			if err := os.Mkdir(point, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			daemon := exec.Command(zramfsBinary, "mount", "--foreground", "--size", "8M", point)
+			words, err := os.Create(filepath.Join(dir, "words"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer words.Close()
+			daemon.Stderr = words
+			if err := daemon.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = daemon.Process.Kill() }) // a keeper that did not end
+			m := &mnt{t, point}
+			t.Cleanup(m.end)
+			await(t, "the mount", m.serving)
+			loop := m.attach()
+			t.Cleanup(func() {
+				if t.Failed() {
+					_ = host.DetachLoop(loop) // its file may have no path any more to be found by
+				}
+			})
+			disk, page := open(t, loop, os.O_RDWR|unix.O_DIRECT), aligned(t, pageSize)
+			copy(page, "kept")
+			writeAt(t, disk, 0, page)
+			if err := hide(point); err != nil {
+				t.Fatal(err)
+			}
+			if err := daemon.Process.Signal(unix.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			await(t, "an answer", func() bool {
+				text, err := os.ReadFile(words.Name())
+				_, gone := os.Readlink(proc(daemon.Process.Pid, "exe"))
+				return err != nil || gone != nil || strings.Contains(string(text), "goes on serving")
+			})
+			writeAt(t, disk, pageSize, page)
+			if got := readAt(t, disk, 0, pageSize); !bytes.Equal(got, page) {
+				t.Error("the disk is not what was written")
+			}
+			if err := disk.Close(); err != nil {
+				t.Error(err)
+			}
+			if name == "under" {
+				run(t, "umount", point)
+			}
+			if err := host.DetachLoop(loop); err != nil {
+				t.Error(err)
+			}
+			if name == "under" {
+				m.umount()
+			}
+			ended(t, daemon, "the daemon")
+			nothing(t, dir)
+		})
+	}
 }
 
 // TestHundredMounts uses and ends a hundred mounts; scratch sees what is left.
