@@ -50,17 +50,16 @@ func SwapOff(ctx context.Context, c SwapOffConfig) error {
 	if err != nil {
 		return err
 	}
-	swaps, err := swapsOnAny(loops)
+	_ = hold(point) // before looking what is enabled; where it matters it is asked again
+	found, err := c.disable(ctx, point, loops)
 	if err != nil {
 		return err
 	}
-	if err := c.checkMemory(point, swaps); err != nil {
+	if _, err := askSwap(point, swapOrder{Do: swapDrop}); err != nil && !errors.Is(err, errNoKeeper) && found {
 		return err
 	}
-	if err := c.returnPages(ctx, point, swaps); err != nil {
-		return err
-	}
-	if _, err := askSwap(point, swapOrder{Do: swapDrop}); err != nil && !errors.Is(err, errNoKeeper) && len(swaps) > 0 {
+	// One that was just being enabled when the hold came is there by now.
+	if _, err := c.disable(ctx, point, loops); err != nil {
 		return err
 	}
 	for _, loop := range loops {
@@ -165,21 +164,47 @@ const (
 	progressTime = 500 * time.Millisecond
 )
 
-// returnPages disables the swaps, the one with the fewest pages first.
-func (c *SwapOffConfig) returnPages(ctx context.Context, point string, swaps []host.Swap) error {
-	if len(swaps) == 0 {
+// hold has the keeper enable nothing for a while.
+func hold(point string) error {
+	_, err := askSwap(point, swapOrder{Do: swapHold})
+	if errors.Is(err, errNoKeeper) {
+		return nil // then it enables nothing either
+	}
+	return err
+}
+
+// free ends a hold.
+func free(point string) error {
+	_, err := askSwap(point, swapOrder{Do: swapFree})
+	if errors.Is(err, errNoKeeper) {
 		return nil
 	}
+	return err
+}
+
+// disable disables swaps until there are none on the loop devices, and says
+// whether there were any.
+func (c *SwapOffConfig) disable(ctx context.Context, point string, loops []host.Loop) (found bool, err error) {
+	for {
+		swaps, err := swapsOnAny(loops)
+		if err != nil || len(swaps) == 0 {
+			return found, err
+		}
+		found = true
+		if err := c.checkMemory(point, swaps); err != nil {
+			return found, errors.Join(err, free(point))
+		}
+		if err := c.returnPages(ctx, point, swaps); err != nil {
+			return found, err
+		}
+	}
+}
+
+// returnPages disables the swaps, the one with the fewest pages first.
+func (c *SwapOffConfig) returnPages(ctx context.Context, point string, swaps []host.Swap) error {
 	slices.SortFunc(swaps, func(a, b host.Swap) int { return cmp.Compare(a.Used, b.Used) })
 	total, _ := usedOf(swaps)
-	hold := func() error {
-		_, err := askSwap(point, swapOrder{Do: swapHold})
-		if errors.Is(err, errNoKeeper) {
-			return nil // then it enables nothing either
-		}
-		return err
-	}
-	if err := hold(); err != nil {
+	if err := hold(point); err != nil {
 		return err
 	}
 	done := make(chan error, 1)
@@ -206,7 +231,7 @@ func (c *SwapOffConfig) returnPages(ctx context.Context, point string, swaps []h
 			if err == nil && c.Progress != nil {
 				c.Progress(max(total-left, 0), total)
 			}
-			_ = hold() // the next one will do
+			_ = hold(point) // the next one will do
 		}
 	}
 }
@@ -235,10 +260,6 @@ func (c *SwapOffConfig) ended(ctx context.Context, point string, swaps []host.Sw
 		return nil
 	}
 	left, lookErr := usedNow(swaps)
-	_, freeErr := askSwap(point, swapOrder{Do: swapFree})
-	if errors.Is(freeErr, errNoKeeper) {
-		freeErr = nil
-	}
 	state := fmt.Sprintf("%s of %s are back in memory, the rest stays swap", HumanSize(max(total-left, 0)), HumanSize(total))
 	switch {
 	case ctx.Err() != nil:
@@ -246,5 +267,5 @@ func (c *SwapOffConfig) ended(ctx context.Context, point string, swaps []host.Sw
 	case errors.Is(err, unix.ENOMEM):
 		err = &Error{CodeBusy, "memory cannot hold what is swapped out: " + state + "; end programs first", err}
 	}
-	return errors.Join(err, lookErr, freeErr)
+	return errors.Join(err, lookErr, free(point))
 }

@@ -2,7 +2,9 @@ package integration
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -193,4 +195,51 @@ func TestSwapOffInterrupted(t *testing.T) {
 	finished(t, load)
 	s.check()
 	s.off(devices)
+}
+
+// TestSwapOffWhileEnabling: a segment that is enabled when swapoff has begun,
+// and before the keeper has stopped enabling, is disabled, too.
+func TestSwapOffWhileEnabling(t *testing.T) {
+	s := newSegments(t, "48M")
+	devices := s.on()
+	var next string
+	for _, d := range strings.Fields(devices) {
+		if enabledBelow(t, d) == 0 {
+			next = d
+			break
+		}
+	}
+	if next == "" {
+		t.Fatal("all segments are enabled at the start")
+	}
+	keeper := int(s.stat("zramfs/daemon_stat", "keeper_pid"))
+	if err := unix.Kill(keeper, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Kill(keeper, unix.SIGCONT) }) // a test that failed below
+	off := exec.Command(zramfsBinary, "swapoff", "--name", s.name)
+	var words strings.Builder
+	off.Stderr = &words
+	if err := off.Start(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "a question to the keeper", func() bool {
+		files, _ := filepath.Glob(proc(off.Process.Pid, "fd/*"))
+		return slices.ContainsFunc(files, func(f string) bool {
+			what, err := os.Readlink(f)
+			return err == nil && strings.HasPrefix(what, "socket:")
+		})
+	})
+	if err := host.SwapOn(next, 32767); err != nil { // as the keeper's thread might have
+		t.Fatal(err)
+	}
+	if err := unix.Kill(keeper, unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err := off.Wait(); err != nil {
+		t.Errorf("swapoff: %v: %s", err, &words)
+	}
+	if n := enabledBelow(t, devices); n != 0 {
+		t.Errorf("%d segments are enabled after swapoff", n)
+	}
 }
