@@ -54,7 +54,11 @@ func (b *boot) create() error {
 		return fmt.Errorf("make boot file: %w", err)
 	}
 	b.file = os.NewFile(uintptr(fd), "boot")
-	return b.save()
+	if err := b.save(); err != nil {
+		b.file.Close()
+		return err
+	}
+	return nil
 }
 
 func (b *boot) save() error {

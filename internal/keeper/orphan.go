@@ -61,6 +61,12 @@ func (w *worker) startKeeper() (*control, error) {
 		return nil, err
 	}
 	defer theirs.Close()
+	var keeper int
+	defer func() {
+		if keeper == 0 { // it is tried again, for as long as the machine takes
+			own.close()
+		}
+	}()
 	self, err := host.Watch(os.Getpid())
 	if err != nil {
 		return nil, err
@@ -108,14 +114,13 @@ func (w *worker) startKeeper() (*control, error) {
 	for i, f := range files {
 		fds[i] = f.Fd()
 	}
-	pid, err := syscall.ForkExec("/proc/self/exe", []string{"zramfs", "keeper", w.task.Config.Mountpoint}, &syscall.ProcAttr{
+	keeper, err = syscall.ForkExec("/proc/self/exe", []string{"zramfs", "keeper", w.task.Config.Mountpoint}, &syscall.ProcAttr{
 		Dir: "/", Env: os.Environ(), Files: fds, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
-		own.close()
 		return nil, fmt.Errorf("start keeper: %w", err)
 	}
-	go func() { _, _ = unix.Wait4(pid, nil, 0, nil) }() // it outlives us, or it is buried
+	go func() { _, _ = unix.Wait4(keeper, nil, 0, nil) }() // it outlives us, or it is buried
 	w.control.close()
 	w.control = own
 	return own, nil
