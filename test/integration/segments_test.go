@@ -163,6 +163,29 @@ func TestKeeperOfSegmentsKilled(t *testing.T) {
 	s.off(devices)
 }
 
+// TestSegmentsUpgraded: a keeper that becomes another program goes on with the
+// segments, too.
+func TestSegmentsUpgraded(t *testing.T) {
+	needResend(t)
+	s := newSegments(t, "48M")
+	devices := s.on()
+	first, armed := enabledBelow(t, devices), s.swapStat("watchdog_armed")
+	for range 2 {
+		if words := zramfs(t, "upgrade", s.point, "--json"); strings.Contains(words, "keeper_kept") {
+			t.Errorf("the keeper goes on with the program before: %s", words)
+		}
+	}
+	s.fits("150M")
+	if n := enabledBelow(t, devices); n <= first {
+		t.Errorf("after an upgrade %d segments are enabled, %d before", n, first)
+	}
+	if n := s.swapStat("watchdog_armed"); n != armed {
+		t.Errorf("watchdog_armed is %d after an upgrade, %d before", n, armed)
+	}
+	s.check()
+	s.off(devices)
+}
+
 // TestSwapOffInterrupted: what is not back in memory stays swap, and both
 // swapon and swapoff go on from there.
 func TestSwapOffInterrupted(t *testing.T) {
