@@ -7,7 +7,7 @@
 #                      [--also 'NAME=FLAGS']…
 #
 # Sets: quick (default, a quarter of an hour), fio, swap, latency, load, scaling,
-# memory, stored, all. --jobs chooses jobs of quick and fio by name, such as
+# crash, memory, stored, all. --jobs chooses jobs of quick and fio by name, such as
 # 4k-qd32-j1-66-write. --also takes one more zramfs into quick, fio, swap, latency and load, made
 # with these flags of zramfs mount and swapon, as in --also 'minlz=--algorithm minlz'.
 # --short runs a little of everything in a minute; its figures mean nothing.
@@ -33,6 +33,8 @@ source "$root/scripts/lib/bench-load.sh"
 source "$root/scripts/lib/bench-memory.sh"
 # shellcheck source=scripts/lib/bench-scaling.sh
 source "$root/scripts/lib/bench-scaling.sh"
+# shellcheck source=scripts/lib/bench-crash.sh
+source "$root/scripts/lib/bench-crash.sh"
 
 # Parameters; the parts above read them.
 sets=quick
@@ -52,6 +54,10 @@ build_limit=256M
 build_package=./cmd/zramfs
 redis_gets=200000
 memory_size=1G
+crash_kills=10
+crash_upgrades=3
+crash_stored="0 1 4"
+crash_runtime=10s
 scale_stored="1 2 4 8 16"
 scale_disks="1G 16G 256G 4T 16T"
 scale_streams="1 2 4 8"
@@ -64,6 +70,7 @@ usage() { sed -n '2,15s/^# \{0,1\}//p' "$0"; }
 be_short() {
 	short=1 rounds=1 runtime=200ms warm=0 disk_size=256M io_size=64m swap_disk=512M swap_limit=48M touch_size=16M
 	load_limit=32M build_limit=224M build_package=./internal/percpu redis_gets=5000 memory_size=64M
+	crash_kills=2 crash_upgrades=1 crash_stored=0 crash_runtime=2s
 	scale_stored=1 scale_disks="1G 16T" scale_streams="1 2" scale_writers="1 16"
 }
 
@@ -85,12 +92,12 @@ parse() {
 		esac
 		shift
 	done
-	[[ $sets != all ]] || sets=fio,swap,latency,load,memory,scaling
+	[[ $sets != all ]] || sets=fio,swap,latency,load,memory,scaling,crash
 	local each
 	for each in ${sets//,/ }; do
 		case $each in
-		quick | fio | swap | latency | load | scaling | memory | stored) ;;
-		*) die "--set $each: expected some of quick fio swap latency load scaling memory stored all" ;;
+		quick | fio | swap | latency | load | scaling | crash | memory | stored) ;;
+		*) die "--set $each: expected some of quick fio swap latency load scaling crash memory stored all" ;;
 		esac
 	done
 }

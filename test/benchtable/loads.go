@@ -148,7 +148,7 @@ func (r *results) memory(about origin, rec *record.Run) error {
 }
 
 // scaling takes figures by name; what is measured is DIMENSION=VALUE. Of all of
-// them less is better but of those that end in /s.
+// them less is better but of a speed, and of what ends in /s.
 func (r *results) scaling(about origin, rec *record.Run) error {
 	values := map[string]float64{}
 	if err := json.Unmarshal(rec.Report, &values); err != nil {
@@ -156,7 +156,7 @@ func (r *results) scaling(about origin, rec *record.Run) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		m := metric{name, "", lower}
-		if strings.HasSuffix(name, "/s") {
+		if strings.HasSuffix(name, "/s") || strings.HasPrefix(name, "speed") {
 			m.Better = higher
 		}
 		r.add(about, m, values[name])

@@ -58,11 +58,12 @@ func readers() map[string]func(*results, origin, *record.Run) error {
 		"load":    (*results).load,
 		"memory":  (*results).memory,
 		"scaling": (*results).scaling,
+		"crash":   (*results).scaling,
 	}
 }
 
 // setOrder is how the sets are shown.
-func setOrder() []string { return []string{"fio", "swap", "latency", "load", "memory", "scaling"} }
+func setOrder() []string { return []string{"fio", "swap", "latency", "load", "memory", "scaling", "crash"} }
 
 // read collects the files of a directory.
 func read(dir string) (*results, error) {

@@ -29,6 +29,7 @@ func (r *results) tables() string {
 	}
 	show("memory for the same pages", medians(r.of("memory", nil)))
 	show("scaling (medians)", medians(r.of("scaling", nil)))
+	show("when workers die or are replaced (medians)", medians(r.of("crash", nil)))
 	fmt.Fprintf(&b, "\n%s\n", r.summary())
 	return b.String()
 }
@@ -216,7 +217,7 @@ func (r *row) speed() bool {
 	switch r.set {
 	case "fio":
 		return r.Name == metricSpeed
-	case "memory", "scaling":
+	case "memory", "scaling", "crash":
 		return false
 	}
 	return r.Name != metricCPU
