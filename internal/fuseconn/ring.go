@@ -340,9 +340,10 @@ func (ln *lane) full(rest int) bool {
 	return int(ln.parked.Load())+1+rest >= ln.own
 }
 
-// controlRest is how many entries of a queue control requests leave to the
-// disks.
-const controlRest = 4
+// controlRest is how many entries of a queue of that depth control requests
+// leave to the disks, besides one. Of the few that a queue has where there are
+// many CPUs, they may have half.
+func controlRest(depth int) int { return max(0, min(4, depth/2-1)) }
 
 // handOver gives the request to the control thread. The entry stays in use
 // until it is answered.
@@ -357,7 +358,7 @@ func (ln *lane) handOver(r *Request, by *lane) {
 		}
 	}
 	var s *slot
-	if !ln.full(controlRest) {
+	if !ln.full(controlRest(ln.own)) {
 		select {
 		case s = <-ln.control.free:
 		default:

@@ -2,6 +2,7 @@ package fuseconn
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"runtime"
 	"slices"
@@ -103,6 +104,11 @@ type testLane struct {
 func newTestLane(t testing.TB) *testLane {
 	t.Helper()
 	_, l := PlanRing([]int{0}, 1, 4<<30)
+	return newTestLaneOf(t, l)
+}
+
+func newTestLaneOf(t testing.TB, l Layout) *testLane {
+	t.Helper()
 	mem, err := anonymous(l.Bytes(1))
 	if err != nil {
 		t.Fatal(err)
@@ -302,16 +308,24 @@ func TestLaneWaitsForItsTurn(t *testing.T) {
 }
 
 // Queues of CPUs that are not ours are served, too; what does not fit is refused.
+// However many CPUs share the entries, a control request finds one, and a disk.
 func TestPlanRing(t *testing.T) {
 	for _, c := range []struct {
-		cpus, possible, depth int
-		ok                    bool
-	}{{1, 1, 32, true}, {2, 2, 32, true}, {2, 240, 32, true}, {64, 64, 8, true}, {1, 250, 32, false}} {
+		cpus, possible int
+		memory         int64
+		depth          int
+		ok             bool
+	}{
+		{1, 1, 4 << 30, 32, true}, {2, 2, 4 << 30, 32, true}, {2, 240, 4 << 30, 32, true}, {64, 64, 4 << 30, 8, true},
+		{86, 86, 4 << 30, 5, true}, {128, 128, 4 << 30, 4, true}, {300, 300, 4 << 30, 2, true},
+		{2, 2, 512 << 20, 32, true}, {11, 11, 512 << 20, 5, true}, {64, 64, 512 << 20, 2, true},
+		{1, 250, 4 << 30, 32, false},
+	} {
 		cpus := make([]int, c.cpus)
 		for i := range cpus {
 			cpus[i] = i
 		}
-		_, l := PlanRing(cpus, c.possible, 4<<30)
+		_, l := PlanRing(cpus, c.possible, c.memory)
 		if err := l.Ring.Check(); (err == nil) != c.ok || l.Ring.Depth != c.depth || !l.valid() {
 			t.Errorf("%+v: %v, depth %d", c, err, l.Ring.Depth)
 		}
@@ -323,6 +337,23 @@ func TestPlanRing(t *testing.T) {
 		}
 		if len(served) != c.possible {
 			t.Errorf("%+v: %d queues have entries", c, len(served))
+		}
+		tl := newTestLaneOf(t, Layout{Payload: l.Payload, Spares: 1, Slots: l.Slots, Reply: l.Reply,
+			Ring: RingLayout{CPUs: []int{0}, Queues: 1, Depth: l.Ring.Depth}})
+		ln := tl.worker(newStore("null"))
+		for i := range tl.entries {
+			tl.give(i, opGetattr, fileNode, 0, 0)
+		}
+		ln.serve()
+		refused, taken := int(ln.count.refused.Load()), int(ln.parked.Load())
+		if most := max((l.Ring.Depth+1)/2, l.Ring.Depth-5); taken < 1 || taken > most || taken+refused != l.Ring.Depth {
+			t.Errorf("%+v: %d control requests wait, %d are refused", c, taken, refused)
+		}
+	}
+	for _, depth := range []int{-1, 0, 1} {
+		l := RingLayout{CPUs: []int{0}, Queues: 1, Depth: depth}
+		if err := l.Check(); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("depth %d: %v", depth, err)
 		}
 	}
 }

@@ -77,8 +77,12 @@ func (l *RingLayout) queues(lane int) (ids []uint16) {
 	return ids
 }
 
-// Check refuses what does not fit.
+// Check refuses what does not fit, and queues in which a control request would
+// never find room.
 func (l *RingLayout) Check() error {
+	if len(l.CPUs) > 0 && l.Depth <= controlRest(l.Depth)+1 {
+		return fmt.Errorf("fuseconn: %d requests in a queue of a ring: %w", l.Depth, errors.ErrUnsupported)
+	}
 	for i, cpu := range l.CPUs {
 		if n := len(l.queues(i)); n > maxEntries || cpu < 0 || cpu >= l.Queues {
 			return fmt.Errorf("fuseconn: %d CPUs are possible and %d may be used: a ring serves up to %d requests a CPU: %w",
