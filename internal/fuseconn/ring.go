@@ -41,8 +41,8 @@ type lane struct {
 	cpu      int
 	handler  Handler
 	control  *control
-	requests []*Request // of each entry; immutable
-	taken    []uint64   // per entry, the last request that this worker began
+	requests []*Request      // of each entry; immutable
+	taken    []atomic.Uint64 // per entry, the last request that a thread of this worker took
 	parked   atomic.Int32
 	own      int         // entries of its CPU's queue; immutable
 	others   []*lane     // of this worker; immutable once they serve
@@ -82,7 +82,7 @@ func NewRing(cfg PerCPUConfig) (*Ring, error) {
 
 func newLane(v laneView, number, cpu, own int, h Handler, c *control) *lane {
 	ln := &lane{
-		laneView: v, number: number, cpu: cpu, handler: h, control: c, own: own, taken: make([]uint64, len(v.entries)),
+		laneView: v, number: number, cpu: cpu, handler: h, control: c, own: own, taken: make([]atomic.Uint64, len(v.entries)),
 	}
 	for i := range v.entries {
 		e := &ln.entries[i]
@@ -245,18 +245,21 @@ func (ln *lane) claim(w, bit int, by *lane) bool {
 }
 
 // take serves the request of an entry on by's thread, if there is one that this
-// worker has not begun. Of an entry whose bit was set only who has cleared it
-// may call it. What another thread than the lane's takes counts as parked.
+// worker has not begun. A bit says where to look and no more: who has cleared
+// one that was left of an earlier request may come together with who has cleared
+// that of the next, and taken decides. It is read before given, so that who was
+// overtaken between the two fails. What another thread than the lane's takes
+// counts as parked.
 func (ln *lane) take(i int, by *lane) {
 	e, r := &ln.entries[i], ln.requests[i]
 	// The pump has it from whoever answered last, by way of the kernel, which
 	// the race detector cannot know.
 	ln.parked.Load()
+	last := ln.taken[i].Load()
 	id := e.given.Load()
-	if id == 0 || id == ln.taken[i] {
+	if id == 0 || id == last || !ln.taken[i].CompareAndSwap(last, id) {
 		return
 	}
-	ln.taken[i] = id
 	if by != ln {
 		ln.parked.Add(1)
 	}

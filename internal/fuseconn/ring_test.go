@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -396,4 +397,48 @@ func TestLaneHelps(t *testing.T) {
 	if c := ln.count.stats(0); c.Requests != 5 || tl.ready[0].Load() != 0b11111 {
 		t.Errorf("%d requests, %b ready", c.Requests, tl.ready[0].Load())
 	}
+}
+
+// Two threads that come to an entry at once, one of them for a bit that was left
+// of an earlier request, serve its request once.
+func TestLaneTakesOnce(t *testing.T) {
+	tl := newTestLane(t)
+	s := &counting{store: newStore("null")}
+	ln, other := tl.worker(s), newTestLane(t).worker(s)
+	const rounds = 50000
+	var start, end atomic.Int64
+	go func() {
+		for n := int64(1); n <= rounds; n++ {
+			for start.Load() < n {
+				runtime.Gosched()
+			}
+			ln.take(0, other)
+			end.Add(1)
+		}
+	}()
+	for n := int64(1); n <= rounds; n++ {
+		id := tl.give(0, opRead, diskNode, 0, 4096)
+		start.Store(n)
+		ln.take(0, ln)
+		for end.Load() < n {
+			runtime.Gosched()
+		}
+		if tl.entries[0].done.Load() != id || ln.parked.Load() != 0 {
+			t.Fatalf("round %d: not answered, or %d seem parked", n, ln.parked.Load())
+		}
+	}
+	if served := s.served.Load(); served != rounds {
+		t.Errorf("%d requests were served %d times", rounds, served)
+	}
+}
+
+// counting counts what it serves.
+type counting struct {
+	*store
+	served atomic.Int64
+}
+
+func (c *counting) Serve(r *Request) (int, bool, syscall.Errno) {
+	c.served.Add(1)
+	return c.store.Serve(r)
 }
