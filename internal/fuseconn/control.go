@@ -2,7 +2,6 @@ package fuseconn
 
 import (
 	"runtime"
-	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -22,7 +21,6 @@ type control struct {
 
 	slow slow
 
-	panics atomic.Uint64
 	before *before // immutable
 }
 
@@ -48,10 +46,7 @@ func newControl(tree fuse.RawFileSystem, opts *fuse.MountOptions, slots, reply [
 	n := len(slots) / slotSize
 	c := &control{reply: reply, before: b, free: make(chan *slot, n), todo: make(chan *slot, n)}
 	c.slow = newSlow(tree, n)
-	opts.PanicHandler = func(any) fuse.Status {
-		c.panics.Add(1)
-		return fuse.EIO
-	}
+	opts.PanicHandler = endByPanic
 	c.proto = fuse.NewProtocolServer(tree, opts)
 	for i := range n {
 		m := slots[i*slotSize:][:slotSize:slotSize]
@@ -59,6 +54,10 @@ func newControl(tree fuse.RawFileSystem, opts *fuse.MountOptions, slots, reply [
 	}
 	return c
 }
+
+// endByPanic has a panic of the tree end the process, as one of a Handler does.
+// go-fuse would answer EIO and go on, with whatever locks are held.
+func endByPanic(p any) fuse.Status { panic(p) }
 
 // handOver gives the request of n bytes in r to the control thread. Where
 // there is no room for it, it is refused: a reader does not wait.

@@ -128,10 +128,9 @@ type ReaderStats struct {
 
 // Stats counts what a connection did.
 type Stats struct {
-	Readers       []ReaderStats `json:"readers"`
-	ControlPanics uint64        `json:"control_panics"`
-	Resent        uint64        `json:"resent"`   // sums over the readers
-	Poisoned      uint64        `json:"poisoned"` //
+	Readers  []ReaderStats `json:"readers"`
+	Resent   uint64        `json:"resent"`   // sums over the readers
+	Poisoned uint64        `json:"poisoned"` //
 	// FirstAnswer is when the first request was answered, CLOCK_MONOTONIC in
 	// nanoseconds; 0: none was.
 	FirstAnswer int64 `json:"first_answer,omitempty"`

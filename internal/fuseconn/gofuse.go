@@ -34,8 +34,7 @@ func NewGoFuse(mountpoint string, cfg Config, streams int) (*GoFuse, error) {
 		g.free <- r
 	}
 	opts := cfg.mountOptions(MaxWrite)
-	// go-fuse would answer EIO and go on, with whatever locks are held.
-	opts.PanicHandler = func(p any) fuse.Status { panic(p) }
+	opts.PanicHandler = endByPanic
 	server, err := fuse.NewServer(&waiting{RawFileSystem: cfg.Tree, conn: g}, mountpoint, opts)
 	if err != nil {
 		return nil, fmt.Errorf("fuseconn: mount %s with fusermount3: %w", mountpoint, err)

@@ -199,11 +199,6 @@ func TestControl(t *testing.T) {
 		if _, err := os.Stat(m.dir + "/none"); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("stat of nothing: %v", err)
 		}
-		if m.transport != "gofuse" { // the disk goes on when a statistic panics
-			if _, err := os.Stat(m.dir + "/panic"); !errors.Is(err, syscall.EIO) {
-				t.Errorf("a panic in the tree: %v", err)
-			}
-		}
 		if err := unix.Mkfifo(m.dir+"/fifo", 0o600); err == nil {
 			t.Error("mkfifo succeeds")
 		}
@@ -399,27 +394,40 @@ func TestResend(t *testing.T) {
 	}
 }
 
-// A panic in the handler ends the process, and who waits for an answer gets an
-// error, not silence.
+// A panic in the handler or in the tree ends the process: who waits for an answer
+// gets an error, not silence.
 func TestPanic(t *testing.T) {
-	both(t, "panic", func(t *testing.T, m *mounted) {
-		f := m.open("disk", os.O_RDWR|syscall.O_DIRECT)
-		b := aligned(4096)
-		if _, err := f.WriteAt(b, 0); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := f.WriteAt(b, magicAt); !errors.Is(err, syscall.ECONNABORTED) && !errors.Is(err, syscall.ENOTCONN) {
-			t.Errorf("write that panics: %v", err)
-		}
-		var exit *exec.ExitError
-		if err := m.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 2 {
-			t.Errorf("the server ended with %v, want the exit code 2 of a panic", err)
-		}
-		m.done = true
-		if err := unix.Unmount(m.dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	for _, where := range []string{"handler", "tree"} {
+		t.Run(where, func(t *testing.T) {
+			both(t, "panic", func(t *testing.T, m *mounted) { testPanic(t, m, where == "tree") })
+		})
+	}
+}
+
+func testPanic(t *testing.T, m *mounted, tree bool) {
+	f := m.open("disk", os.O_RDWR|syscall.O_DIRECT)
+	b := aligned(4096)
+	_, err := f.WriteAt(b, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tree {
+		_, err = os.Stat(m.dir + "/panic")
+	} else {
+		_, err = f.WriteAt(b, magicAt)
+	}
+	if !errors.Is(err, syscall.ECONNABORTED) && !errors.Is(err, syscall.ENOTCONN) {
+		t.Errorf("a request that panics: %v", err)
+		return // there is nothing to wait for
+	}
+	var exit *exec.ExitError
+	if err := m.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 2 {
+		t.Errorf("the server ended with %v, want the exit code 2 of a panic", err)
+	}
+	m.done = true
+	if err := unix.Unmount(m.dir, unix.MNT_DETACH); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestAbort ends the connection under the server, as `umount -f` would.

@@ -217,7 +217,7 @@ func (p *PerCPU) Resend() error {
 
 // Stats reads the counters.
 func (p *PerCPU) Stats() Stats {
-	s := Stats{ControlPanics: p.control.panics.Load()}
+	var s Stats
 	for _, rd := range p.readers {
 		c := rd.stats()
 		s.Readers = append(s.Readers, c)
