@@ -38,7 +38,7 @@ const (
 type Layout struct {
 	Payload int `json:"payload"` // most bytes of a READ or WRITE, whole pages
 	Spares  int `json:"spares"`  // buffers of a reader besides the one it reads into
-	Slots   int `json:"slots"`   // control requests that can wait
+	Slots   int `json:"slots"`   // control requests that can wait, and one
 	Reply   int `json:"reply"`   // most bytes that a directory or attribute read returns at once
 	// Ring is that of transport ring, whose memory comes last.
 	Ring RingLayout `json:"ring,omitzero"`
@@ -130,7 +130,8 @@ func (l Layout) indices(mem Memory, readers int, yield func(*index)) {
 }
 
 // InFlight lists the ids of the requests that were read and not answered, as
-// the memory of a dead worker tells it.
+// the memory of a dead worker tells it; of RELEASEs that came on /dev/fuse, only
+// the one that was being done.
 func InFlight(mem Memory, readers int, l Layout) []uint64 {
 	var ids []uint64
 	l.indices(mem, readers, func(x *index) {

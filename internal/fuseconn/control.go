@@ -19,6 +19,9 @@ type control struct {
 	free chan *slot // slots not in use; has room for all
 	todo chan *slot // has room for all slots
 
+	releases chan release // handles to give back
+	own      *slot        // for these, of the control thread; not in free
+
 	slow slow
 
 	before *before // immutable
@@ -42,9 +45,11 @@ type slot struct {
 // page, as the kernel's sysfs does.
 const attributeMax = pageSize
 
-func newControl(tree fuse.RawFileSystem, opts *fuse.MountOptions, slots, reply []byte, b *before) *control {
+func newControl(tree fuse.RawFileSystem, opts *fuse.MountOptions, slots, reply []byte, releases int, b *before) *control {
 	n := len(slots) / slotSize
-	c := &control{reply: reply, before: b, free: make(chan *slot, n), todo: make(chan *slot, n)}
+	c := &control{
+		reply: reply, before: b, free: make(chan *slot, n), todo: make(chan *slot, n), releases: newReleases(releases),
+	}
 	c.slow = newSlow(tree, n)
 	opts.PanicHandler = endByPanic
 	c.proto = fuse.NewProtocolServer(tree, opts)
@@ -52,6 +57,7 @@ func newControl(tree fuse.RawFileSystem, opts *fuse.MountOptions, slots, reply [
 		m := slots[i*slotSize:][:slotSize:slotSize]
 		c.free <- &slot{mem: m, index: indexAt(m)}
 	}
+	c.own = <-c.free
 	return c
 }
 
@@ -64,6 +70,9 @@ func endByPanic(p any) fuse.Status { panic(p) }
 func (rd *reader) handOver(r *Request, n int) {
 	rd.count.control.Add(1)
 	h := in[fuse.InHeader](r.head)
+	if h.Opcode == opRelease && rd.letGo(r, n) {
+		return
+	}
 	unique := h.Unique
 	if h.Opcode == opWrite {
 		if w := in[fuse.WriteIn](r.head); w.Size > attributeMax {
@@ -133,7 +142,10 @@ func (c *control) loop() {
 		select {
 		case s := <-c.slow.ended:
 			c.retire(s)
+		case r := <-c.releases:
+			c.release(r)
 		case s, ok := <-c.todo:
+			c.releaseAll()
 			if !ok {
 				c.slow.finish()
 				return
@@ -154,13 +166,18 @@ func (c *control) serve(s *slot) {
 		c.store(s, request)
 		return
 	}
+	c.finish(s, request)
+	c.free <- s
+}
+
+// finish does a request that is not slow, and answers it.
+func (c *control) finish(s *slot, request []byte) {
 	if n := c.handle(request); n > 0 {
 		s.answer(c.reply[:n])
 		c.before.answered()
 	}
 	s.close()
 	c.giveBack(s)
-	c.free <- s
 }
 
 // answer sends a reply.

@@ -79,7 +79,7 @@ func NewPerCPU(cfg PerCPUConfig) (*PerCPU, error) {
 	if len(l.Ring.CPUs) > 0 {
 		opts.ExtraCapabilities |= fuse.CAP_OVER_IO_URING
 	}
-	p.control = newControl(cfg.Tree, opts, slots, reply, p.before)
+	p.control = newControl(cfg.Tree, opts, slots, reply, l.releases(cfg.MaxBackground), p.before)
 	each, door := l.buffers(1), newDoor(cfg.CPUs, runtime.NumCPU())
 	for i, f := range cfg.Clones {
 		mem := cfg.Memory.Bytes(int64(i)*each, each)

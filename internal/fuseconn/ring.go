@@ -354,7 +354,11 @@ func (ln *lane) handOver(r *Request, by *lane) {
 	ln.count.control.Add(1)
 	e := r.entry
 	n := int(e.n)
-	if h := e.request(); h.Opcode == opWrite {
+	h := e.request()
+	if h.Opcode == opRelease && ln.letGo(r, by) {
+		return
+	}
+	if h.Opcode == opWrite {
 		if w := (*fuse.WriteIn)(unsafe.Pointer(h)); w.Size > attributeMax {
 			w.Size, n = attributeMax, rwInSize+attributeMax
 			w.Length = uint32(n)

@@ -122,7 +122,7 @@ func newTestLaneOf(t testing.TB, l Layout) *testLane {
 func (tl *testLane) worker(h Handler, poison ...uint64) *lane {
 	c := newControl(newTree(), (&Config{MaxBackground: 64}).mountOptions(tl.l.Payload),
 		tl.mem.Bytes(tl.l.buffers(1), tl.l.slots()), tl.mem.Bytes(tl.l.buffers(1)+tl.l.slots(), pageSize+int64(tl.l.Reply)),
-		&before{poison: poison})
+		tl.l.releases(64), &before{poison: poison})
 	return newLane(tl.laneView, 0, -1, tl.l.Ring.Depth, h, c)
 }
 

@@ -44,7 +44,8 @@ func TestMain(m *testing.M) {
 func serverMain(mode, transport, mountpoint string) error {
 	runtime.GOMAXPROCS(runtime.NumCPU() + 4)
 	h := newStore(mode)
-	cfg := Config{Handler: h, Tree: newTree(), MaxBackground: MaxBackground(1)}
+	tree := newTree()
+	cfg := Config{Handler: h, Tree: tree, MaxBackground: MaxBackground(1)}
 	var c Conn
 	if transport == "gofuse" {
 		g, err := NewGoFuse(mountpoint, cfg, 2)
@@ -72,7 +73,7 @@ func serverMain(mode, transport, mountpoint string) error {
 	if err := c.Serve(); err != nil {
 		return err
 	}
-	return json.NewEncoder(os.Stdout).Encode(result{c.Transport(), c.Negotiated(), c.Stats(), h.resentSeen.Load()})
+	return json.NewEncoder(os.Stdout).Encode(result{c.Transport(), c.Negotiated(), c.Stats(), h.resentSeen.Load(), tree.released})
 }
 
 type result struct {
@@ -80,6 +81,7 @@ type result struct {
 	Negotiated Negotiated
 	Stats      Stats
 	Resent     int64
+	Released   []uint64 // handles
 }
 
 func mountPerCPU(mountpoint string, cfg Config) (*PerCPU, error) {
@@ -277,8 +279,11 @@ func (s *store) do(r *Request) (int, syscall.Errno) {
 // of what one request brought, can be read.
 type tree struct {
 	fuse.RawFileSystem
-	mu    sync.Mutex
-	notes []byte // guarded by mu
+	mu       sync.Mutex
+	notes    []byte   // guarded by mu
+	released []uint64 // guarded by mu; file handles
+
+	onRelease func() // immutable; nil: none
 }
 
 func newTree() *tree { return &tree{RawFileSystem: fuse.NewDefaultRawFileSystem()} }
@@ -321,8 +326,18 @@ func (t *tree) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut)
 }
 
 func (t *tree) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	out.Fh = in.Unique &^ resent
 	out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES | fuse.FOPEN_NOFLUSH
 	return fuse.OK
+}
+
+func (t *tree) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.released = append(t.released, in.Fh)
+	if t.onRelease != nil {
+		t.onRelease()
+	}
 }
 
 func (t *tree) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {

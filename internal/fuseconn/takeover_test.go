@@ -92,7 +92,7 @@ func workerMain() error {
 	if err := p.Serve(); err != nil {
 		return err
 	}
-	return out.Encode(result{p.Transport(), p.Negotiated(), p.Stats(), h.resentSeen.Load()})
+	return out.Encode(result{p.Transport(), p.Negotiated(), p.Stats(), h.resentSeen.Load(), tree.released})
 }
 
 // hanging is a tree in which a lookup of "hang" takes for ever.
@@ -332,5 +332,71 @@ func TestTakeover(t *testing.T) {
 	}
 	if left := InFlight(mem, workerReaders, l); len(left) != 0 {
 		t.Errorf("still open: %v", left)
+	}
+}
+
+// Files are closed while the control thread hangs and has as many requests as it
+// takes. Then the worker dies: the next one gives each handle back, once.
+func TestTakeoverOfRelease(t *testing.T) {
+	g := newLegacy(t)
+	first := g.heir(t, "hang")
+	saved := first.start(order{})
+	second := g.heir(t, "serve")
+	var files []int
+	for range 5 {
+		fd, err := unix.Open(g.dir+"/file", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, fd)
+	}
+	asks := g.layout.Slots + 20
+	answers := make(chan error, 1+asks)
+	go func() {
+		_, err := os.Stat(g.dir + "/hang")
+		answers <- err
+	}()
+	inFlight := func(n int) {
+		t.Helper()
+		for deadline := time.Now().Add(2 * time.Minute); len(InFlight(g.mem, workerReaders, g.layout)) < n; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d requests are not in flight", n)
+			}
+		}
+	}
+	inFlight(1)
+	for range asks {
+		go func() {
+			var st unix.Statfs_t
+			answers <- unix.Statfs(g.dir, &st)
+		}()
+	}
+	inFlight(g.layout.Slots - 1)
+	for _, fd := range files {
+		if err := unix.Close(fd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(100 * time.Millisecond) // till they have been read
+	if err := first.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	first.cmd.Wait()
+	second.start(order{Resume: saved})
+	for range 1 + asks {
+		if err := <-answers; err != nil && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.EAGAIN) {
+			t.Error(err)
+		}
+	}
+	if err := Unmount(g.dir); err != nil {
+		t.Fatal(err)
+	}
+	var r result
+	if err := second.out.Decode(&r); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(r.Released)
+	if n := len(slices.Compact(r.Released)); n != len(files) || len(r.Released) != n {
+		t.Errorf("of %d handles %d were given back: %v", len(files), n, r.Released)
 	}
 }
