@@ -3,7 +3,7 @@ package blockdev
 import "fmt"
 
 // Figures tell how much room a disk has left, and whether anybody waits for
-// it. Each is right at some moment.
+// it or for the backing device. Each is right at some moment.
 type Figures struct {
 	Pages int64 // slots that hold something
 	Bytes int64 // what they became; a huge or staged page counts whole, a same-filled one nothing
@@ -12,6 +12,7 @@ type Figures struct {
 	Limit int64 // pages; 0: none
 
 	Waiting      int64 // writes that wait for room now
+	Away         int64 // requests that wait for the backing device now
 	FailedWrites int64 // answered with an error, ever
 	Requests     int64 // pages read, written and discarded, ever
 
@@ -34,6 +35,9 @@ func (d *Device) Figures() (f Figures) {
 	if k.upkeep.stalled.Load() {
 		f.Waiting++
 	}
+	if k.back != nil {
+		f.Away = k.back.away.count()
+	}
 	f.Requests = s.reads + s.writes + s.discards
 	for i := range k.lanes {
 		c := k.codecs.Stream(i).Stats()
@@ -52,16 +56,6 @@ func (d *Device) Compact() (freed int64, err error) {
 	}
 	defer k.letGo()
 	return k.compact()
-}
-
-// count is how many requests are parked.
-func (q *requests) count() (n int64) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for r := q.first; r != nil; r = r.next {
-		n++
-	}
-	return n
 }
 
 // Populate commits the tables for n bytes of the disk from off, so that no

@@ -64,6 +64,36 @@ func TestFigures(t *testing.T) {
 	}
 }
 
+// TestFiguresAway: who waits for a backing device that stalls is counted until it
+// answers, though somebody holds the list of those who do.
+func TestFiguresAway(t *testing.T) {
+	d, m, _, resume := stalledDevice(t)
+	if f := d.Figures(); f.Away != 0 {
+		t.Errorf("%d requests wait already", f.Away)
+	}
+	requests, answered := askAway(t, d)
+	eventually(t, "that reads wait for the device", func() bool { return m.stalled.Load() == fetchers })
+	list := &d.disk.Load().back.away
+	list.mu.Lock()
+	before := d.Figures()
+	n := testing.AllocsPerRun(100, func() { d.Figures() })
+	after := d.Figures()
+	list.mu.Unlock()
+	if n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	if len(requests) == 0 || before.Away != int64(len(requests)) || after != before {
+		t.Errorf("%d requests wait: %+v, then %+v", len(requests), before, after)
+	}
+	resume()
+	for range requests {
+		<-answered
+	}
+	if f := d.Figures(); f.Away != 0 {
+		t.Errorf("%d requests still seem to wait", f.Away)
+	}
+}
+
 // TestPopulatePart commits the tables of one part of a sparse disk, and no more.
 func TestPopulatePart(t *testing.T) {
 	d := newDevice(t, 1<<40, testConfig(t))

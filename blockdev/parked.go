@@ -1,6 +1,9 @@
 package blockdev
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // waiting holds the requests that are parked: nobody's thread waits with them.
 type waiting struct {
@@ -15,6 +18,8 @@ type requests struct {
 	first  *Request  // guarded by mu
 	last   **Request // guarded by mu; where the next one is hung
 	closed bool      // guarded by mu; nobody comes for what is pushed now
+
+	n atomic.Int64 // requests in it; changed under mu
 }
 
 // push hangs a request on. False: the list is closed, and the request still
@@ -30,8 +35,13 @@ func (q *requests) push(r *Request) bool {
 		q.last = &q.first
 	}
 	*q.last, q.last = r, &r.next
+	q.n.Add(1)
 	return true
 }
+
+// count is how many requests are parked. It takes no lock: who wants to know may
+// not wait for those who have it.
+func (q *requests) count() int64 { return q.n.Load() }
 
 // close lets no more requests in.
 func (q *requests) close() {
@@ -46,6 +56,7 @@ func (q *requests) takeAll() *Request {
 	defer q.mu.Unlock()
 	r := q.first
 	q.first = nil
+	q.n.Store(0)
 	return r
 }
 
@@ -56,6 +67,7 @@ func (q *requests) takeOne() *Request {
 	r := q.first
 	if r != nil {
 		q.first, r.next = r.next, nil
+		q.n.Add(-1)
 	}
 	return r
 }
@@ -72,6 +84,7 @@ func (q *requests) takeSlot(slot uint64) *Request {
 	for r := q.first; r != nil; r = r.next {
 		if uint64((r.Off+r.done)/PageSize) == slot {
 			*take, take = r, &r.next
+			q.n.Add(-1)
 		} else {
 			*keep, keep = r, &r.next
 		}

@@ -42,7 +42,8 @@ type roomPage struct {
 	compressed atomic.Int64 // pages, since this worker began
 	stored     atomic.Int64 // bytes that these became
 	populated  atomic.Int64 // segments whose tables are committed
-	_          [128 - 12*8]byte
+	away       atomic.Int64 // requests that wait for the backing device now
+	_          [128 - 13*8]byte
 
 	// The plan, of the keeper's op. total is stored last, and is 0 while there
 	// is none.
@@ -85,14 +86,14 @@ func openRoom(span []byte) *roomPage {
 
 // figures is one reading of what the worker tells.
 type figures struct {
-	beat, pages, bytes, huge, used, limit, waiting, failed, requests, compressed, stored int64
+	beat, pages, bytes, huge, used, limit, waiting, failed, requests, compressed, stored, away int64
 }
 
 func (p *roomPage) look() figures {
 	return figures{
 		beat: p.beat.Load(), pages: p.pages.Load(), bytes: p.bytes.Load(), huge: p.huge.Load(), used: p.used.Load(), limit: p.limit.Load(),
 		waiting: p.waiting.Load(), failed: p.failed.Load(), requests: p.requests.Load(),
-		compressed: p.compressed.Load(), stored: p.stored.Load(),
+		compressed: p.compressed.Load(), stored: p.stored.Load(), away: p.away.Load(),
 	}
 }
 
@@ -109,6 +110,7 @@ func (p *roomPage) publish(d *blockdev.Device) {
 	p.requests.Store(f.Requests)
 	p.compressed.Store(f.Compressed)
 	p.stored.Store(f.Stored)
+	p.away.Store(f.Away)
 	p.beat.Add(1)
 }
 

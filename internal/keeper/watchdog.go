@@ -14,7 +14,7 @@ type watchdog struct {
 	full  int64 // ns: since when writes wait for room, or fail, and no memory comes; 0: not so
 	used  int64 // pages of memory that the store took when that began
 	quiet int64 // ns: when that was last so
-	stuck int64 // ns: since when requests are under way and none is served; 0: not so
+	stuck int64 // ns: since when requests are under way, none is served and none waits for the backing device; 0: not so
 	fired int64 // ns: 0: never
 }
 
@@ -25,7 +25,8 @@ const (
 	// machine to be slow, and not at its end.
 	gain = 64
 	// stuckTime is how long the kernel may have requests for the disk under way
-	// that do not come to the worker.
+	// that do not come to the worker. One that came and waits for the backing
+	// device is under way as well, and no death of a process would help it.
 	stuckTime = 2e9
 	// calmTime without waiting or failing writes ends a time of them: they come
 	// in bursts, and who waits is sometimes being seen to.
@@ -62,7 +63,7 @@ func (w *watchdog) see(now int64, f *figures, free, inFlight int64) bool {
 	} else if now-w.quiet > calmTime {
 		w.full = 0
 	}
-	if inFlight > 0 && idle {
+	if inFlight > 0 && idle && f.away == 0 {
 		if w.stuck == 0 {
 			w.stuck = now
 		}

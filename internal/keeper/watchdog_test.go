@@ -3,6 +3,7 @@ package keeper
 import (
 	"testing"
 	"time"
+	"unsafe"
 )
 
 // kennel is a watchdog and what it sees, every 50 ms.
@@ -64,6 +65,13 @@ func TestWatchdog(t *testing.T) {
 			served(k)
 		}, 0},
 		{"requests that never come", func(k *kennel) { k.moving = 12 }, stuckTime},
+		{"a backing device that stalls", func(k *kennel) { k.moving, k.f.away = 12, 12 }, 0},
+		{"a backing device that stalls for a second, and requests that never come", func(k *kennel) {
+			k.moving, k.f.away = 12, 12
+			if k.now > 2e9 {
+				k.f.away = 0
+			}
+		}, 1e9 + stuckTime},
 		{"no slots: the kernel helps itself", func(k *kennel) { k.f.waiting, k.free = 3, 0 }, 0},
 		{"a worker that is stopped", func(k *kennel) { k.f.waiting, k.f.beat, k.moving = 3, 7, 12 }, 0},
 	} {
@@ -114,5 +122,26 @@ func TestWatchdogWaitsForTheWorker(t *testing.T) {
 func TestShort(t *testing.T) {
 	if short(1<<30, 1<<28) || !short(1<<30, 1<<20) {
 		t.Error("a quarter free is not short, a thousandth is")
+	}
+}
+
+// TestRoomPage: where each group lies is the same for workers and keepers of
+// other versions.
+func TestRoomPage(t *testing.T) {
+	var p roomPage
+	for _, c := range []struct {
+		name     string
+		at, want uintptr
+	}{
+		{"beat", unsafe.Offsetof(p.beat), 0},
+		{"populated", unsafe.Offsetof(p.populated), 88},
+		{"away", unsafe.Offsetof(p.away), 96},
+		{"total", unsafe.Offsetof(p.total), 128},
+		{"wanted", unsafe.Offsetof(p.wanted), 384},
+		{"armed", unsafe.Offsetof(p.armed), 512},
+	} {
+		if c.at != c.want {
+			t.Errorf("%s at %d, want %d", c.name, c.at, c.want)
+		}
 	}
 }
