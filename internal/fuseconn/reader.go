@@ -157,7 +157,6 @@ func (rd *reader) serveOne(n int) {
 	}
 	// From here r may already be in use again.
 	rd.count.parked.Add(1)
-	rd.door.open() // before this reader may have to wait for a buffer
 	rd.take()
 }
 
@@ -173,8 +172,9 @@ func (rd *reader) again(r *Request, unique uint64) bool {
 	return true
 }
 
-// take makes a spare buffer the current one.
+// take makes a spare buffer the current one. It may have to wait for one.
 func (rd *reader) take() {
+	rd.door.open()
 	select {
 	case rd.current = <-rd.spare:
 	default:
