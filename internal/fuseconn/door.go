@@ -45,10 +45,12 @@ const (
 	// besides half a nanosecond for each byte.
 	copyTime = 4 * time.Microsecond
 
-	// closeAfter is how many requests a reader has to have waited for to become
-	// the doorman; openAfter, how many were there already for it to open. Each
-	// of the other kind takes back two.
-	closeAfter = 64
+	// One request in sampled is weighed while the door is open. closeAfter is how
+	// many of these a reader has to have waited for to become the doorman;
+	// openAfter, how many were there already for a doorman to open. Each of the
+	// other kind takes back two.
+	sampled    = 8
+	closeAfter = 8
 	openAfter  = 16
 	// largeBytes of payload count as one more request that was there.
 	largeBytes = 16 << 10
@@ -99,6 +101,7 @@ func (d *door) enter(number int) (alone bool) {
 type rush struct {
 	alone  bool          // the reader is the doorman, and bound to no CPU
 	score  int           // of a doorman's requests, those that were there; of others', those that were waited for
+	turn   uint          // counts requests
 	waited time.Duration // for the last one
 }
 
@@ -108,14 +111,17 @@ func (rd *reader) receive() (int, syscall.Errno) {
 	if alone := rd.door.enter(rd.number); alone != rd.rush.alone {
 		rd.move(alone)
 	}
-	r, from := &rd.rush, rd.door.now()
+	r := &rd.rush
+	if r.turn++; !r.alone && r.turn%sampled != 0 {
+		return rd.read()
+	}
+	from := rd.door.now()
 	there := r.alone && rd.pending()
 	if r.alone && !there && r.waited < rd.door.look {
 		rd.watch(from)
 	}
 	n, errno := rd.read()
 	if errno != 0 {
-		rd.door.open() // whatever it is, let all see it
 		return n, errno
 	}
 	r.waited = rd.door.now() - from

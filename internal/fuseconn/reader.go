@@ -106,6 +106,9 @@ func (rd *reader) read() (int, syscall.Errno) {
 	// Not RawSyscall: the garbage collector would wait for this thread.
 	n, _, errno := syscall.Syscall(syscall.SYS_READ, rd.fd,
 		uintptr(unsafe.Pointer(&rd.current.head[requestAt])), uintptr(rwInSize+len(rd.current.page)))
+	if errno != 0 {
+		rd.door.open() // whatever it is, all are to see it
+	}
 	return int(n), errno
 }
 
