@@ -77,6 +77,11 @@ func (d *disk) beginPass(ctx context.Context) (context.Context, context.CancelFu
 // lock. It ends what was begun with replacePP or unmarkPP, itself or later, and
 // says whether there is more to do.
 //
+// A slot is visited once for each size that it has meanwhile, so that a mark
+// tells which visit it is of: a page that was written again, and marked again at
+// another size, is not what an earlier visit has begun with. The next call may
+// mark a slot at the same size again; what was begun is ended before it.
+//
 // Caller has begun a pass. The error is ctx's.
 func (d *disk) eachCandidate(ctx context.Context, sel selector, visit func(slot uint64, w word) (more bool)) error {
 	if sel.hi == 0 || sel.hi > d.table.slots() {
@@ -99,7 +104,7 @@ func (d *disk) eachCandidate(ctx context.Context, sel selector, visit func(slot 
 			if w.size()/ppBucket != bucket {
 				return true
 			}
-			if w, more = d.markPP(slot, &sel); w != 0 {
+			if w, more = d.markPP(slot, &sel, bucket); w != 0 {
 				more = visit(slot, w)
 			} else {
 				more = true
@@ -139,14 +144,15 @@ func (d *disk) walk(ctx context.Context, sel *selector, f func(slot uint64, w wo
 	}
 }
 
-// markPP marks a slot if it is still a candidate, and gives its word.
-func (d *disk) markPP(slot uint64, sel *selector) (w word, ok bool) {
+// markPP marks a slot if it is still a candidate, of a size in that bucket, and
+// gives its word.
+func (d *disk) markPP(slot uint64, sel *selector, bucket int) (w word, ok bool) {
 	d.quiet.RLock()
 	defer d.quiet.RUnlock()
 	d.table.lock(slot)
 	defer d.table.unlock(slot)
 	w = d.table.load(slot)
-	if !w.sound(slot) || !d.takes(sel, slot, w) {
+	if !w.sound(slot) || !d.takes(sel, slot, w) || w.size()/ppBucket != bucket {
 		return 0, false
 	}
 	d.table.store(slot, w|flagPP)
@@ -154,8 +160,10 @@ func (d *disk) markPP(slot uint64, sel *selector) (w word, ok bool) {
 }
 
 // marked says whether a slot's word is still the one that a pass marked. What
-// compaction has moved since is; so is what became idle. Caller holds the slot's
-// lock.
+// compaction has moved since is; so is what became idle. The place would tell
+// nothing anyway, since another page of that slot may have come to lie there: that
+// a pass never marks a slot again at one size with the earlier mark's work
+// unpublished does. Caller holds the slot's lock.
 func (d *disk) marked(slot uint64, was word) (now word, ok bool) {
 	const moved = maxPlace<<placeShift | flagIdle
 	now = d.table.load(slot)

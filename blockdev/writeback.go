@@ -58,11 +58,12 @@ func (d *disk) writebackPass(ctx context.Context, o writebackOptions) (res write
 	defer end()
 	p := &writeback{d: d, ctx: ctx, options: o}
 	for _, sel := range o.selectors {
-		if err = d.eachCandidate(ctx, sel, p.visit); err != nil || p.stop != nil || p.enough() {
+		err = d.eachCandidate(ctx, sel, p.visit)
+		p.flush() // the next may mark again what was written since
+		if err != nil || p.stop != nil || p.enough() {
 			break
 		}
 	}
-	p.flush()
 	for _, e := range []error{err, p.stop, p.failed} {
 		if e != nil {
 			return p.res, e
