@@ -71,10 +71,7 @@ func (s *Set) adoptDevice(id int, regions map[string]*shm.Region, total *Recover
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", d.Name(), err)
 	}
-	if err := k.start(); err != nil {
-		k.close()
-		return nil, fmt.Errorf("%s: %w", d.Name(), err)
-	}
+	k.start()
 	d.disk.Store(k)
 	total.Pages += sumLanes(k.lanes).pages
 	total.Reclaimed += k.reclaimed

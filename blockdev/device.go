@@ -116,7 +116,8 @@ func (d *Device) SetSize(bytes int64) error {
 	if err != nil {
 		return err
 	}
-	if err = k.start(); err == nil {
+	if err = k.fillReserve(); err == nil {
+		k.start()
 		err = d.publish(d.next, true)
 	}
 	if err != nil {

@@ -186,6 +186,7 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 		stop:  make(chan struct{}),
 	}
 	d.ending, d.end = context.WithCancel(context.Background())
+	d.clock.Store(bootSeconds())
 	d.integrity = integrityOf(r)
 	d.scrub.wake = make(chan struct{}, 1)
 	d.scrub.rate.Store(o.scrub)
@@ -252,11 +253,11 @@ func (d *disk) ready() error {
 	return nil
 }
 
-// start fills the reserve and starts the goroutines.
-func (d *disk) start() error {
-	if err := d.fillReserve(); err != nil {
-		return err
-	}
+// start starts the goroutines. Upkeep fills the reserve, if it is not full; who
+// takes a disk over serves before that is done, since the machine may have no
+// memory until it swaps.
+func (d *disk) start() {
+	d.upkeep.poke()
 	d.wg.Go(d.runUpkeep)
 	d.wg.Go(d.runSweeper)
 	d.startBacking()
@@ -271,7 +272,6 @@ func (d *disk) start() error {
 			d.wg.Go(func() { d.runCompressor(i) })
 		}
 	}
-	return nil
 }
 
 // close ends the goroutines. No request is under way: the gate is shut, and

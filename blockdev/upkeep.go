@@ -51,9 +51,8 @@ func (u *upkeep) poke() {
 	}
 }
 
-// fillReserve commits the populated reserve before the first request.
+// fillReserve commits the populated reserve of a new disk before its first request.
 func (d *disk) fillReserve() error {
-	d.clock.Store(bootSeconds())
 	for {
 		more, err := d.pool.Maintain()
 		if err != nil {
