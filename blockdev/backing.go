@@ -123,7 +123,6 @@ func (d *disk) openBacking(dev Backing, s backSettings, plain bool, budget int64
 	}
 	b.away.wake = make(chan struct{}, fetchers)
 	d.back = b
-	d.gate.nudge = d.stepAway
 	return nil
 }
 

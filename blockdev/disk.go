@@ -187,6 +187,7 @@ func openDisk(r *shm.Region, l layout, o options) (*disk, error) {
 	}
 	d.ending, d.end = context.WithCancel(context.Background())
 	d.clock.Store(bootSeconds())
+	d.gate.nudge = d.stepAside
 	d.integrity = integrityOf(r)
 	d.scrub.wake = make(chan struct{}, 1)
 	d.scrub.rate.Store(o.scrub)

@@ -14,7 +14,7 @@ import (
 type gate struct {
 	closed atomic.Bool
 	shards []gateShard // immutable slice
-	nudge  func()      // immutable; moves those on who wait inside, while it is being shut; or nil
+	nudge  func()      // immutable; takes those out who wait inside, while it is being shut; or nil
 }
 
 type gateShard struct {

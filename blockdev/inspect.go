@@ -69,8 +69,7 @@ func (d *Device) quiet(k *disk, f func() error) error {
 	k.quiet.Lock()
 	err := f()
 	k.quiet.Unlock()
-	k.gate.open()
-	k.upkeep.poke()
+	k.reopen()
 	return err
 }
 

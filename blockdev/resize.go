@@ -104,8 +104,7 @@ func (d *disk) shrink(slots uint64) error {
 	if err == nil {
 		d.publishSlots(slots)
 	}
-	d.gate.open()
-	d.upkeep.poke()
+	d.reopen()
 	if err == nil {
 		d.dropTables(slots, was)
 	}

@@ -23,7 +23,7 @@ func (d *disk) enter(r *Request) (n int, parked bool, err error) {
 		if !d.waiting.gate.push(r) {
 			return 0, false, ErrNotReady
 		}
-		d.upkeep.poke()
+		d.sweeper.poke()
 		return 0, true, nil
 	}
 	if err := d.bound(r); err != nil {

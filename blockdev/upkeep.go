@@ -19,17 +19,21 @@ const (
 )
 
 // upkeep is the goroutine that commits and returns memory, off the I/O path,
-// and carries on the requests and the compressors that wait for room.
+// and carries on the requests and the compressors that wait for room. It may wait
+// for memory that only other requests free, so nothing that has any waits for it.
 type upkeep struct {
 	wake    chan struct{} // immutable; capacity 1
 	stalled atomic.Bool   // a compressor could not store a page, and waits
 	short   atomic.Bool   // requests wait for room, and the last round made none
 	commits int64         // upkeep's own; of the pool, when it last woke compressors
 	thread  bool          // it runs on a thread of its own; set by that, which alone commits from then on
+	quiet   atomic.Bool   // whoever commits or returns memory now read-holds disk.quiet
 }
 
-// poolMemory is memory of the pool, and tells the thread of upkeep when it takes
-// some for it.
+// poolMemory is memory of the pool. It tells the thread of upkeep when it takes
+// some for it, and lets go of quiet meanwhile: what is asked for may come only
+// when others have swapped, and they wait for a check that wants the disk quiet.
+// To the pool these pages are void as long as that takes.
 type poolMemory struct {
 	pool.Memory
 	d *disk
@@ -37,11 +41,25 @@ type poolMemory struct {
 
 // Populate implements pool.Memory.
 func (m poolMemory) Populate(off, n int64) error {
-	if m.d.upkeep.thread {
-		m.d.thread(true)
-		defer m.d.thread(false)
+	d := m.d
+	if d.upkeep.quiet.Load() {
+		d.quiet.RUnlock()
+		defer d.quiet.RLock()
+	}
+	if d.upkeep.thread {
+		d.thread(true)
+		defer d.thread(false)
 	}
 	return m.Memory.Populate(off, n)
+}
+
+// Punch implements pool.Memory.
+func (m poolMemory) Punch(off, n int64) error {
+	if d := m.d; d.upkeep.quiet.Load() {
+		d.quiet.RUnlock()
+		defer d.quiet.RLock()
+	}
+	return m.Memory.Punch(off, n)
 }
 
 func (u *upkeep) poke() {
@@ -89,7 +107,6 @@ func (d *disk) runUpkeep() {
 		}
 		wait := d.keepUp()
 		wait = d.wakeStalled(tick) || wait
-		d.admit()
 		if wait {
 			retry.Reset(pause)
 		} else if !tick {
@@ -121,33 +138,6 @@ func (d *disk) stall() {
 	d.upkeep.poke()
 }
 
-// admit lets in who came while the gate was shut, or stepped out of it, if it
-// is open again.
-func (d *disk) admit() {
-	if d.gate.closed.Load() {
-		return
-	}
-	for r := d.waiting.gate.takeAll(); r != nil; {
-		next := r.next
-		r.next = nil
-		if n, parked, err := d.enter(r); !parked {
-			r.Done(r, n, err)
-		}
-		r = next
-	}
-}
-
-// stepOut takes a parked request out of the gate, which is being shut: it goes
-// on from where it stands when the gate is open again.
-func (d *disk) stepOut(r *Request) {
-	stream := r.Stream
-	if !d.waiting.gate.push(r) {
-		d.answer(r, ErrNotReady)
-		return
-	}
-	d.gate.leave(stream)
-}
-
 // keepUp maintains the pool until there is nothing left to do, and after each
 // step carries on whoever waits for room. A step that made room may have lost it
 // to others, and another follows at once. When one made none, because the machine
@@ -156,6 +146,8 @@ func (d *disk) stepOut(r *Request) {
 func (d *disk) keepUp() (again bool) {
 	d.quiet.RLock()
 	defer d.quiet.RUnlock()
+	d.upkeep.quiet.Store(true)
+	defer d.upkeep.quiet.Store(false)
 	for commits := int64(-1); ; {
 		more, err := d.pool.Maintain()
 		waited, progress := d.retryRoom()
@@ -239,9 +231,6 @@ func (d *disk) giveUp(now time.Time) (again bool) {
 			}
 			d.limited(r, false)
 			d.answer(r, d.refuse(err))
-		case d.gate.closed.Load():
-			d.limited(r, false)
-			d.stepOut(r)
 		default:
 			again = true
 			d.waiting.room.push(r)
@@ -267,42 +256,4 @@ func bootSeconds() uint32 {
 		return uint32(time.Now().Unix())
 	}
 	return uint32(ts.Sec)
-}
-
-// sweeper is the goroutine that finishes long discards in steps.
-type sweeper struct {
-	requests
-	wake chan struct{} // immutable; capacity 1
-}
-
-func (s *sweeper) push(r *Request) {
-	s.requests.push(r)
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (d *disk) runSweeper() {
-	for {
-		select {
-		case <-d.stop:
-			return
-		case <-d.sweeper.wake:
-		}
-		d.sweep()
-	}
-}
-
-// sweep takes each long discard one step further, in turn. A check does not
-// wait for the end of one.
-func (d *disk) sweep() {
-	for r := d.sweeper.takeOne(); r != nil; r = d.sweeper.takeOne() {
-		if d.gate.closed.Load() {
-			d.stepOut(r)
-			continue
-		}
-		d.resume(r)
-		runtime.Gosched()
-	}
 }

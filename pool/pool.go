@@ -60,6 +60,10 @@ const PlaceBits = 34
 // Memory is a range of a shared region; *shm.Window is one. Offsets and
 // lengths of Populate and Punch are whole pages. Data yields the committed
 // ranges, ascending.
+//
+// Maintain calls Populate and Punch while the pages are void to everybody, and
+// changes nothing else meanwhile: until they return the pool is one that Check
+// finds in order.
 type Memory interface {
 	Bytes(off, n int64) []byte
 	Populate(off, n int64) error
@@ -91,7 +95,8 @@ type Config struct {
 
 // Pool stores objects. Put, Get, Free and Compact may run at the same time in
 // any number of threads, Maintain too; Rebuild, Check, Reset and Close need
-// the pool to themselves.
+// the pool to themselves, but for a Maintain that waits for its Memory while a
+// Check runs.
 //
 // Invariants, which Check proves: a page is used if and only if it is in
 // exactly one zspage; a zspage belongs to one slab, holds at least one object,
