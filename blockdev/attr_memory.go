@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"time"
 )
 
 // memoryAttributes: how much memory the disk may take, and giving it back.
@@ -60,10 +61,28 @@ func roundLimit(n int64) int64 { return roundUp(min(n, math.MaxInt64-PageSize), 
 
 // compact moves objects together while I/O runs.
 func (d *disk) compact() (freed int64, err error) {
-	d.quiet.RLock()
-	defer d.quiet.RUnlock()
-	freed, err = d.pool.Compact(d)
-	d.kept.compacted.Add(freed)
+	freed = d.compactUntil(func(int64) bool { return false })
 	d.upkeep.poke() // pages may have become waste
-	return freed, err
+	return freed, nil
+}
+
+// compactUntil is compact that ends early once enough says so of the pages freed
+// so far. While the gate is shut it rests: who wants the disk quiet keeps everybody
+// waiting, and cannot wait for the end of a long compaction.
+func (d *disk) compactUntil(enough func(freed int64) bool) (freed int64) {
+	for again := true; again; {
+		again = false
+		d.quiet.RLock()
+		freed += d.pool.CompactUntil(d, func(more int64) bool {
+			again = again || d.gate.closed.Load()
+			return again || enough(freed+more)
+		})
+		d.quiet.RUnlock()
+		for again && d.gate.closed.Load() {
+			time.Sleep(firstPause)
+			again = d.ending.Err() == nil
+		}
+	}
+	d.kept.compacted.Add(freed)
+	return freed
 }

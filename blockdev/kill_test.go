@@ -179,6 +179,7 @@ func (g *generations) do(request func() *Request, fate *rand.Rand) (*Request, in
 	k := g.device().disk.Load()
 	if fate.IntN(2) == 0 {
 		k.gate.closed.Store(true) // as while a check runs: it is parked
+		k.end()                   // kill waits for compactions, which rest meanwhile
 	}
 	n, parked, err := g.device().Submit(r)
 	g.kill(fate)

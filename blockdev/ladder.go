@@ -200,12 +200,8 @@ func (d *disk) stopped() bool {
 }
 
 // compactSome moves objects together until so many pages are free.
-func (d *disk) compactSome(ctx context.Context, want int64) (freed int64) {
-	d.quiet.RLock()
-	defer d.quiet.RUnlock()
-	freed = d.pool.CompactUntil(d, func(freed int64) bool { return freed >= want || ctx.Err() != nil || d.stopped() })
-	d.kept.compacted.Add(freed)
-	return freed
+func (d *disk) compactSome(ctx context.Context, want int64) int64 {
+	return d.compactUntil(func(freed int64) bool { return freed >= want || ctx.Err() != nil || d.stopped() })
 }
 
 // coldAges are how long, in seconds, a page must have been left alone to be

@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -174,7 +175,8 @@ func storeUntil(g *generations, on bool, stop chan struct{}, values ...string) e
 		g.mu.RLock()
 		err := store(g.d, values[i], values[i+1])
 		g.mu.RUnlock()
-		if err != nil && !errors.Is(err, ErrNoSpace) { // the limit is low
+		dying := errors.Is(err, ErrNoDevice) || errors.Is(err, context.Canceled)
+		if err != nil && !dying && !errors.Is(err, ErrNoSpace) { // the limit is low
 			return err
 		}
 	}
