@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -94,6 +95,49 @@ func TestWaitWaits(t *testing.T) {
 	if got := stat(t, d.Device, "waits"); got != "1" {
 		t.Errorf("waits %s, want 1", got)
 	}
+}
+
+// What a write has built is given up before it is parked: then it is somebody
+// else's, who may have answered it already.
+func TestParkedWriteKeepsNothing(t *testing.T) {
+	d := newHeld(t, stable.Wait)
+	set(t, d.Device, "mem_limit=1M")
+	k := d.disk.Load()
+	var given, late atomic.Int64
+	var submitting atomic.Bool
+	k.account.freed = func() {
+		if !submitting.Load() {
+			return
+		}
+		given.Add(1)
+		if k.table.locks[0].TryLock() {
+			k.table.locks[0].Unlock()
+			late.Add(1)
+		}
+	}
+	write(t, d.Device, stamped(t, 1), 0)
+	<-d.at
+	k.account.waiters.Add(1) // or nobody is told what is given up
+	done := make(chan error, 1)
+	b := stamped(t, 2)
+	r := &Request{Op: OpWrite, Data: b, Done: func(_ *Request, n int, err error) { done <- err }}
+	submitting.Store(true)
+	if _, parked, err := d.Submit(r); !parked {
+		t.Errorf("the write was answered (%v) while its page was under compression", err)
+	}
+	submitting.Store(false)
+	k.account.waiters.Add(-1)
+	if given.Load() != 1 || late.Load() != 0 {
+		t.Errorf("the frame of a parked write is given up %d times, %d after it was parked", given.Load(), late.Load())
+	}
+	d.letGo <- struct{}{}
+	if err := <-done; err != nil {
+		t.Errorf("the parked write failed: %v", err)
+	}
+	<-d.at
+	d.letGo <- struct{}{}
+	drain(t, d.Device)
+	wantPage(t, d.Device, 0, b)
 }
 
 // Under the policy refuse the write is an error and changes nothing.

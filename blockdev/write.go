@@ -24,9 +24,11 @@ func (d *disk) writePage(r *Request, slot uint64, page []byte) error {
 	}
 	d.table.lock(slot)
 	old, err := d.publish(r, slot, b)
-	d.table.unlock(slot)
 	if err != nil {
-		d.drop(r.Stream, slot, b)
+		d.drop(r.Stream, slot, b) // while the request is ours, and so keeps checks out
+	}
+	d.unlockOrPark(r, slot, err)
+	if err != nil {
 		return err
 	}
 	d.lanes[r.Stream].writes.Add(1)
@@ -39,7 +41,7 @@ func (d *disk) writePage(r *Request, slot uint64, page []byte) error {
 func (d *disk) writePart(r *Request, slot uint64, off int, data []byte) error {
 	d.table.lock(slot)
 	old, err := d.patch(r, slot, off, data)
-	d.table.unlock(slot)
+	d.unlockOrPark(r, slot, err)
 	if err != nil {
 		return err
 	}
@@ -52,13 +54,24 @@ func (d *disk) writePart(r *Request, slot uint64, off int, data []byte) error {
 	return nil
 }
 
+// unlockOrPark lets go of a slot's lock. With errPark the request goes on the
+// waiting list first, and whoever ends the compression resumes it: the lock orders
+// the two. The caller does not touch the request again.
+func (d *disk) unlockOrPark(r *Request, slot uint64, err error) {
+	if err == errPark {
+		d.countParked(r)
+		d.waiting.frame.push(r)
+	}
+	d.table.unlock(slot)
+}
+
 // patch is writePart under the slot's lock; it gives the word to release.
 func (d *disk) patch(r *Request, slot uint64, off int, data []byte) (word, error) {
 	h := &d.hands[r.Stream]
 	h.lock()
 	defer h.unlock()
 	w := d.table.load(slot)
-	if err := d.mayReplace(r, slot, w); err != nil {
+	if err := d.mayReplace(slot, w); err != nil {
 		return 0, err
 	}
 	if err := d.readLocked(r.Stream, slot, w, 0, h.page); err == errAway {
@@ -138,17 +151,16 @@ func (d *disk) compress(stream int, slot uint64, v stable.View) (word, error) {
 // publish commits a whole page. Caller holds the slot's lock.
 func (d *disk) publish(r *Request, slot uint64, b built) (old word, err error) {
 	old = d.table.load(slot)
-	if err := d.mayReplace(r, slot, old); err != nil {
+	if err := d.mayReplace(slot, old); err != nil {
 		return 0, err
 	}
 	return d.commit(r.Stream, slot, old, b), nil
 }
 
 // mayReplace asks the stable policy whether the slot's page may change now.
-// With errPark the request is on the waiting list, and whoever ends the
-// compression resumes it: the slot's lock, which the caller holds, orders the
-// two. The caller does not touch the request again.
-func (d *disk) mayReplace(r *Request, slot uint64, old word) error {
+// errPark: not before its compression has ended. Caller holds the slot's lock,
+// and lets go of it with unlockOrPark.
+func (d *disk) mayReplace(slot uint64, old word) error {
 	if old.state() != staged || !old.sound(slot) {
 		return nil
 	}
@@ -160,8 +172,6 @@ func (d *disk) mayReplace(r *Request, slot uint64, old word) error {
 	case stable.MustRefuse:
 		return ErrRefused
 	case stable.MustWait:
-		d.countParked(r)
-		d.waiting.frame.push(r)
 		return errPark
 	}
 	return nil
