@@ -86,7 +86,7 @@ func (k *disk) inspectPages(ctx context.Context, r *report, rate int64) error {
 			}
 		})
 		k.checking.done.Store(read)
-		ahead := time.Duration(read)*time.Second*PageSize/time.Duration(rate<<20) - time.Since(began)
+		ahead := atRate(read, rate) - time.Since(began)
 		if ahead < checkRest && time.Since(worked) < checkRest && ctx.Err() == nil {
 			continue
 		}

@@ -85,7 +85,7 @@ func (d *disk) runScrub() {
 		case <-rest.C:
 		}
 		pages, ended := d.scrubSome(rate)
-		pause := time.Duration(pages) * time.Second * PageSize / time.Duration(rate<<20)
+		pause := atRate(int64(pages), rate)
 		if ended {
 			pause = max(pause, scrubPause-time.Since(began))
 			began = time.Now().Add(pause)
@@ -112,6 +112,13 @@ func (d *disk) scrubSome(rate int64) (pages int, ended bool) {
 	}
 	i.cursor.Store(next)
 	return pages, ended
+}
+
+// atRate is how long so many pages take at so many MiB a second, for as many pages
+// as a disk may have.
+func atRate(pages, rate int64) time.Duration {
+	const perMiB = 1 << 20 / PageSize
+	return time.Duration(pages) * (time.Second / perMiB) / time.Duration(rate)
 }
 
 // integritySettings is the row of the scrub's rate.

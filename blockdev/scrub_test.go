@@ -203,3 +203,12 @@ func TestInspectInterrupted(t *testing.T) {
 		t.Errorf("it still says that %d pages are checked", n)
 	}
 }
+
+// A rate is kept on disks of any size.
+func TestRateOfManyPages(t *testing.T) {
+	for gib, want := range map[int64]time.Duration{1: time.Second, 9: 9 * time.Second, 1000: 1000 * time.Second, 16 << 10: 16384 * time.Second} {
+		if got := atRate(gib<<30/PageSize, checkRate); got != want {
+			t.Errorf("%d GiB take %v at %d MiB a second, want %v", gib, got, checkRate, want)
+		}
+	}
+}
