@@ -61,7 +61,8 @@ func backingAttributes() []Attribute {
 				if err != nil {
 					return err
 				}
-				return d.changeBacking(func(s *backingConfig) { s.budget = n }, func(b *backing) { b.kept.budget.Store(n) })
+				return d.changeBacking(func(s *backingConfig) { s.budget = n },
+					func(b *backing) { b.rebudget(func() { b.kept.budget.Store(n) }) })
 			},
 		},
 		{
@@ -73,7 +74,8 @@ func backingAttributes() []Attribute {
 				if err != nil {
 					return err
 				}
-				return d.changeBacking(func(s *backingConfig) { s.limited = n != 0 }, nil)
+				return d.changeBacking(func(s *backingConfig) { s.limited = n != 0 },
+					func(b *backing) { b.rebudget(func() {}) })
 			},
 		},
 		{

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"unsafe"
 
@@ -62,6 +63,9 @@ type backing struct {
 	inside  gate // of the goroutines that wait for the device, while they do not
 	batch   batch
 	mute    atomic.Bool // the device cannot discard
+
+	budget sync.Mutex // held while kept.budget changes; below everything
+	change uint64     // guarded by budget; how often a budget, or whether there is one, was stored
 }
 
 // backSettings are what can be changed at any time.
@@ -139,6 +143,15 @@ func (b *backing) begin(plain bool, budget int64) error {
 	invariants.CrashPoint("life.backing.key")
 	b.kept.mode.Store(mode)
 	return nil
+}
+
+// rebudget lets store change what may still be written. What was charged before
+// is not given back: it was another budget's.
+func (b *backing) rebudget(store func()) {
+	b.budget.Lock()
+	defer b.budget.Unlock()
+	store()
+	b.change++
 }
 
 // startBacking starts the goroutines that wait for the device. The disk's end

@@ -201,6 +201,29 @@ func TestWritebackLimit(t *testing.T) {
 	wantPages(t, d, pages)
 }
 
+// A budget that is stored while a batch is being written is what may be written
+// after it, whatever comes of the batch.
+func TestWritebackLimitStoredMeanwhile(t *testing.T) {
+	for _, before := range []string{"writeback_limit_enable=0", "writeback_limit_enable=1"} {
+		d, m := backedDevice(t, 64, 64, "writeback_limit=50", before)
+		fillPages(t, d, 64)
+		stall := make(chan struct{})
+		m.set(func() { m.stall, m.write = stall, func(int64) error { return errors.New("no") } })
+		ended := make(chan error, 1)
+		go func() { ended <- store(d, "writeback", "page_indexes=0-31") }()
+		eventually(t, "that the pass waits for the device", func() bool { return m.stalled.Load() > 0 })
+		set(t, d, "writeback_limit=5", "writeback_limit_enable=1")
+		m.set(func() { m.stall = nil })
+		close(stall)
+		if err := <-ended; !errors.Is(err, ErrBacking) {
+			t.Errorf("with a device that fails: %v", err)
+		}
+		if got := show(t, d, "writeback_limit"); got != "5\n" {
+			t.Errorf("%s, then a limit of 5 became %s", before, got)
+		}
+	}
+}
+
 // A full device takes what fits.
 func TestWritebackFull(t *testing.T) {
 	d, _ := backedDevice(t, 64, 7)

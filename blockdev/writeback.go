@@ -33,6 +33,9 @@ type batch struct {
 	blocks  int    // claimed; 0: no run
 	fill    int    // bytes
 	records []packedPage
+
+	charged int    // blocks that are charged to the budget
+	change  uint64 // which budget that was: backing.change
 }
 
 // packedPage is a page in a batch.
@@ -154,28 +157,36 @@ func (p *writeback) begin() error {
 	return nil
 }
 
-// allowed takes up to n blocks out of the budget.
+// allowed charges up to n blocks of the next batch to the budget.
 func (p *writeback) allowed(n int) int {
 	back := p.d.back
+	b := &back.batch
+	back.budget.Lock()
+	defer back.budget.Unlock()
+	b.charged, b.change = 0, back.change
 	if !back.settings.Load().limited {
 		return n
 	}
-	for {
-		left := back.kept.budget.Load()
-		n := min(int64(n), left)
-		if n <= 0 {
-			return 0
-		}
-		invariants.CrashPoint("backed.budget")
-		if back.kept.budget.CompareAndSwap(left, left-n) {
-			return int(n)
-		}
+	left := back.kept.budget.Load()
+	if n = int(min(int64(n), left)); n <= 0 {
+		return 0
 	}
+	invariants.CrashPoint("backed.budget")
+	back.kept.budget.Store(left - int64(n))
+	b.charged = n
+	return n
 }
 
+// refund gives back what was charged for n blocks that were not written, unless
+// there is another budget by now.
 func (p *writeback) refund(n int) {
-	if p.d.back.settings.Load().limited && n > 0 {
-		p.d.back.kept.budget.Add(int64(n))
+	back := p.d.back
+	b := &back.batch
+	back.budget.Lock()
+	defer back.budget.Unlock()
+	if n = min(n, b.charged); n > 0 && b.change == back.change {
+		back.kept.budget.Add(int64(n))
+		b.charged -= n
 	}
 }
 
