@@ -34,7 +34,7 @@ func (d *disk) deliver(f *fetcher, r *Request, slot uint64, w word, err error) (
 		now := d.table.load(slot)
 		if now.sameBytes(w) {
 			copy(r.Data[r.done:][:n], f.page[off:])
-			r.done += int64(n)
+			r.moveOn(int64(n))
 			promote = d.readBack(slot, now)
 		}
 		d.table.unlock(slot)
@@ -92,7 +92,7 @@ func (d *disk) patchBacked(f *fetcher, r *Request, slot uint64, w word, off, n i
 	if there {
 		d.lanes[r.Stream].writes.Add(1)
 		d.release(r.Stream, slot, old)
-		r.done += int64(n)
+		r.moveOn(int64(n))
 	} else {
 		d.drop(r.Stream, slot, b)
 	}

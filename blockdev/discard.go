@@ -25,13 +25,13 @@ func (d *disk) stepDiscard(r *Request) error {
 			if err := d.zeroPart(r, slot, off, int(n)); err != nil {
 				return err
 			}
-			r.done += n
+			r.moveOn(n)
 			continue
 		}
 		last := uint64(at+(r.Len-r.done)) / PageSize
 		next, whole := d.discardSome(r.Stream, slot, last)
 		d.lanes[r.Stream].discards.Add(int64(next - slot))
-		r.done += int64(next-slot) * PageSize
+		r.moveOn(int64(next-slot) * PageSize)
 		if !whole {
 			d.countParked(r)
 			d.sweeper.push(r)

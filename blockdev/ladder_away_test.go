@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // chill makes every page of a disk cold.
@@ -62,5 +63,52 @@ func TestStalledDeviceIsNoLadder(t *testing.T) {
 	eventually(t, "the end of the stall", func() bool { return m.stalled.Load() == 0 })
 	for slot, page := range left {
 		wantPage(t, d, slot, page)
+	}
+}
+
+// A write that has waited for room for one page, and then for the device, waits
+// anew when there is no room for the next.
+func TestWriteWaitsAnewAfterDevice(t *testing.T) {
+	d, m := backedDevice(t, 16, 16, "limit_policy=wait=1h")
+	k := d.disk.Load()
+	page := incompressible()
+	write(t, d, page, PageSize)
+	set(t, d, "writeback=page_index=1")
+	for slot := range int64(4) {
+		write(t, d, incompressible(), (2+slot)*PageSize)
+	}
+	set(t, d, fmt.Sprintf("mem_limit=%d", used(d)*PageSize))
+	stall := make(chan struct{})
+	m.set(func() { m.stall = stall })
+	data := append(incompressible(), incompressible()[:PageSize/2]...)
+	answer := make(chan error, 1)
+	if _, parked, err := d.Submit(&Request{Op: OpWrite, Data: data, Done: func(_ *Request, _ int, err error) { answer <- err }}); !parked {
+		t.Fatalf("a write beyond the limit: %v", err)
+	}
+	room := func(slot int64) {
+		t.Helper()
+		if err := d.Discard(slot*PageSize, PageSize); err != nil {
+			t.Fatal(err)
+		}
+	}
+	room(2)
+	eventually(t, "that the write waits for the device", func() bool { return m.stalled.Load() > 0 })
+	k.back.away.mu.Lock()
+	if r := k.back.away.first; r == nil {
+		t.Error("the write does not wait")
+	} else if !r.until.IsZero() {
+		r.until = time.Now().Add(-time.Hour) // so long does the device stall
+	}
+	k.back.away.mu.Unlock()
+	m.set(func() { m.stall = nil })
+	close(stall)
+	eventually(t, "that the write waits for room", func() bool { return k.account.waiters.Load() > 0 || len(answer) > 0 })
+	room(3)
+	if err := <-answer; err != nil {
+		t.Errorf("a write that has not waited: %v", err)
+	} else {
+		copy(page, data[PageSize:])
+		wantPage(t, d, 0, data[:PageSize])
+		wantPage(t, d, 1, page)
 	}
 }

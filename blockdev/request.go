@@ -38,7 +38,7 @@ type Request struct {
 
 	next   *Request  // guarded by the queue the request is parked on
 	done   int64     // bytes finished before it was parked
-	until  time.Time // it waits for room until then
+	until  time.Time // it waits for room until then; zero: it has not, since done moved on
 	parked bool      // counted as parked
 
 	// Of a read that waits for the backing device, a bit per page from its first:

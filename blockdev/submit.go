@@ -121,6 +121,13 @@ func (d *disk) resume(r *Request) {
 	}
 }
 
+// moveOn notes that so many bytes more are done. For room the request has not
+// waited since, whatever else it waits for next.
+func (r *Request) moveOn(n int64) {
+	r.done += n
+	r.until = time.Time{}
+}
+
 // step does what is left of a request, page by page. r.done moves on with
 // every page that is committed, so a request that parks goes on where it was.
 func (d *disk) step(r *Request) error {
@@ -156,7 +163,7 @@ func (d *disk) step(r *Request) error {
 		if err != nil {
 			return err
 		}
-		r.done += int64(n)
+		r.moveOn(int64(n))
 	}
 	return nil
 }
