@@ -2,6 +2,7 @@ package blockdev
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/zramfs/zramfs/pool"
 )
@@ -12,6 +13,7 @@ type faults struct {
 	compress func() error                  // before each compression
 	put      func() error                  // before each allocation
 	later    atomic.Int64                  // seconds that the policy's clock is ahead
+	device   time.Duration                 // how long the ladder lets a backing device take; 0: policyWait
 }
 
 // memory wraps the pool's memory.
@@ -34,6 +36,13 @@ func (f *faults) beforePut() error {
 		return nil
 	}
 	return f.put()
+}
+
+func (f *faults) deviceWait() time.Duration {
+	if f == nil || f.device == 0 {
+		return policyWait
+	}
+	return f.device
 }
 
 func (f *faults) ahead() int64 {

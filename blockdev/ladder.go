@@ -2,6 +2,7 @@ package blockdev
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -22,6 +23,9 @@ const (
 	ladderIdleMost = time.Minute
 	// ladderAway is how long it waits for a piece of writeback.
 	ladderAway = 500 * time.Millisecond
+	// How long the rung is let be after the device has not written one page in
+	// policyWait: at first, and at most.
+	ladderAwayRest, ladderAwayRestMost = time.Minute, time.Hour
 	// ladderHeld is how many pages one write may need, and how many waiting
 	// writes are thought of.
 	ladderHeld, ladderHeldWrites = chainPages, 16
@@ -34,9 +38,12 @@ type ladder struct {
 	wake   chan struct{} // immutable; capacity 1
 	policy atomic.Pointer[limitPolicy]
 	stat   *limitStat  // immutable; shared memory
-	away   atomic.Bool // writeback runs for the ladder
+	away   atomic.Bool // writeback runs for the ladder, or somebody looks whether it may
 	asked  atomic.Bool // a write found no room since the last climb ended
 	anew   atomic.Bool // what was tried in vain may be tried again: limit or policy is another
+
+	awayRest time.Duration // guarded by away; 0: the device wrote when it was last asked to
+	awayFrom time.Time     // guarded by away; it is not asked to before
 
 	// The goroutine's own.
 	rest  time.Duration // how long nothing is tried after the last climb; 0: that did what it was asked
@@ -224,11 +231,16 @@ func (d *disk) recompressSome(ctx context.Context, want int64) (freed int64, rea
 }
 
 // writebackSome has cold pages written to the backing device, first those that do
-// not compress; ready: there is one, and no other pass runs. It waits only so
-// long: a device that stalls must not keep the other rungs from being climbed.
+// not compress; ready: there is one, no other pass runs, and the rung does not
+// rest. It waits only so long: a device that stalls must not keep the other rungs
+// from being climbed.
 func (d *disk) writebackSome(ctx context.Context, want int64) (freed int64, ready bool) {
 	l := &d.ladder
 	if d.back == nil || l.away.Swap(true) {
+		return 0, false
+	}
+	if time.Now().Before(l.awayFrom) {
+		l.away.Store(false)
 		return 0, false
 	}
 	type result struct {
@@ -252,16 +264,32 @@ func (d *disk) writebackSome(ctx context.Context, want int64) (freed int64, read
 	return 0, true // what it frees yet is seen when somebody asks again
 }
 
+// writeAway is writebackSome for as long as it takes, but no longer than policyWait:
+// while it is under way, nothing else is recompressed or written back. Caller has
+// away.
 func (d *disk) writeAway(ctx context.Context, want int64) (freed int64, ready bool) {
 	defer d.lendHeld()()
+	ctx, cancel := context.WithTimeout(ctx, d.faults.deviceWait())
+	defer cancel()
+	pages := int64(0)
 	for _, age := range coldAges {
 		cold := d.before(age)
 		r, err := d.writebackPass(ctx, writebackOptions{
 			selectors: []selector{{huge: true, before: cold}, {before: cold}}, maxPages: 4 * ladderPiece})
 		ready = ready || err == nil || r.pages > 0
+		pages += r.pages
 		if freed += (r.freed + PageSize - 1) / PageSize; err != nil || freed >= want {
 			break
 		}
+	}
+	// What a device was given to write is lost to us until it answers: the longer
+	// it does not, the more seldom it is asked.
+	switch l := &d.ladder; {
+	case pages > 0:
+		l.awayRest = 0
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		l.awayRest = min(max(2*l.awayRest, ladderAwayRest), ladderAwayRestMost)
+		l.awayFrom = time.Now().Add(l.awayRest)
 	}
 	return freed, ready
 }

@@ -112,3 +112,39 @@ func TestWriteWaitsAnewAfterDevice(t *testing.T) {
 		wantPage(t, d, 1, page)
 	}
 }
+
+// A device that stalls is given up after a while, so that other passes run again,
+// and let be for longer than that.
+func TestStalledDeviceIsLetBe(t *testing.T) {
+	m := newMemBacking(256)
+	cfg := testConfig(t)
+	cfg.Backing = backings{"dev": m}
+	cfg.faults = &faults{device: 50 * time.Millisecond}
+	d := newDevice(t, 0, cfg)
+	set(t, d, "backing_dev=dev", "recomp_algorithm=algo=zstd priority=1")
+	if err := d.SetSize(256 * PageSize); err != nil {
+		t.Fatal(err)
+	}
+	pages := fillPages(t, d, 200)
+	chill(d)
+	k := d.disk.Load()
+	stall := make(chan struct{})
+	m.set(func() { m.stall = stall })
+	if freed, ready := k.writebackSome(t.Context(), 64); freed != 0 || !ready && m.stalled.Load() == 0 {
+		t.Errorf("a device that stalls has freed %d pages, asked %v", freed, ready)
+	}
+	if freed, ready := k.recompressSome(t.Context(), 64); freed == 0 || !ready {
+		t.Errorf("recompression beside it has freed %d pages, tried %v", freed, ready)
+	}
+	if _, ready := k.writebackSome(t.Context(), 64); ready || m.stalled.Load() != 1 {
+		t.Errorf("the device is asked again: %v, and has %d writes", ready, m.stalled.Load())
+	}
+	m.set(func() { m.stall = nil })
+	close(stall)
+	eventually(t, "the end of the stall", func() bool { return m.stalled.Load() == 0 })
+	k.ladder.awayFrom = time.Time{} // the rest is over
+	if freed, ready := k.writebackSome(t.Context(), 64); freed == 0 || !ready || k.ladder.awayRest != 0 {
+		t.Errorf("the device has freed %d pages, asked %v", freed, ready)
+	}
+	wantPages(t, d, pages)
+}

@@ -138,6 +138,9 @@ func (p *writeback) visit(slot uint64, w word) bool {
 func (p *writeback) begin() error {
 	d := p.d
 	b := &d.back.batch
+	if err := p.ctx.Err(); err != nil {
+		return err // a batch that was given up is not followed by another
+	}
 	most := p.allowed(d.back.settings.Load().batch)
 	if most == 0 {
 		return fmt.Errorf("writeback: the budget is used up; store another in writeback_limit: %w", ErrBudget)
@@ -229,6 +232,9 @@ func (p *writeback) flush() {
 // write waits for the device, or for the end of the pass: then whoever waits on
 // for the device gives the blocks back.
 func (p *writeback) write(buf []byte, first uint64) error {
+	if err := p.ctx.Err(); err != nil {
+		return err
+	}
 	d := p.d
 	dev := d.back.dev
 	done := make(chan error, 1)
