@@ -17,15 +17,13 @@ import (
 // The kernel gives a request to the reader that has waited longest. With one on
 // each CPU, a program that asks for one page at a time wakes another CPU for
 // every page. So while requests come one by one a single reader waits, the
-// doorman, on whatever CPU has time, and stays awake for a moment before it
-// sleeps. The others sleep outside. As soon as requests queue up, or one has to
+// doorman, and stays awake for a moment before it sleeps. The others sleep outside. As soon as requests queue up, or one has to
 // wait for something, all are let in.
 //
 // Nobody outside is needed: the doorman opens before it does what may take long.
 type door struct {
-	anywhere unix.CPUSet   // where a doorman may run; immutable
-	look     time.Duration // how long it stays awake; 0: it does not; immutable
-	epoch    time.Time     // immutable
+	look  time.Duration // how long a doorman stays awake; 0: it does not; immutable
+	epoch time.Time     // immutable
 
 	_       [percpu.CacheLine]byte
 	doorman atomic.Int32  // 1 + the number of the reader that waits alone; 0: the door is open
@@ -41,6 +39,10 @@ const (
 	// othersTime: whoever does not get its CPU back from sched_yield(2) for so
 	// long shares it, and sleeps instead.
 	othersTime = 8 * time.Microsecond
+	// farTime: after a wait so long the next request is not expected soon.
+	farTime = 5 * lookTime
+	// It gives up to look after so many times in vain, for so many requests.
+	vainLooks, restLooks = 8, 56
 	// copyTime is the most that read(2) takes for a request that was there,
 	// besides half a nanosecond for each byte.
 	copyTime = 4 * time.Microsecond
@@ -56,11 +58,11 @@ const (
 	largeBytes = 16 << 10
 )
 
-// newDoor makes an open door for readers on these CPUs. A machine of one CPU has
-// nobody who could ask while a doorman looks.
-func newDoor(cpus []int, machine int) *door {
-	d := &door{anywhere: percpu.Set(cpus...), epoch: time.Now()}
-	if machine > 1 {
+// newDoor makes an open door on a machine of so many CPUs. With one, nobody
+// could ask while a doorman looks.
+func newDoor(cpus int) *door {
+	d := &door{epoch: time.Now()}
+	if cpus > 1 {
 		d.look = lookTime
 	}
 	return d
@@ -99,25 +101,29 @@ func (d *door) enter(number int) (alone bool) {
 
 // rush is how requests came lately. It belongs to a reader's thread.
 type rush struct {
-	alone  bool          // the reader is the doorman, and bound to no CPU
+	alone  bool          // the reader is the doorman
 	score  int           // of a doorman's requests, those that were there; of others', those that were waited for
 	turn   uint          // counts requests
-	waited time.Duration // for the last one
+	waited time.Duration // of a doorman, for the last one
+	vain   int           // of a doorman: looks in a row at which none came; above vainLooks, requests since then
 }
 
 // receive takes the next request into the current buffer, by the rules of the
 // door.
 func (rd *reader) receive() (int, syscall.Errno) {
-	if alone := rd.door.enter(rd.number); alone != rd.rush.alone {
-		rd.move(alone)
-	}
 	r := &rd.rush
+	if alone := rd.door.enter(rd.number); alone != r.alone {
+		*r = rush{alone: alone}
+		if alone {
+			rd.count.alone.Add(1)
+		}
+	}
 	if r.turn++; !r.alone && r.turn%sampled != 0 {
 		return rd.read()
 	}
 	from := rd.door.now()
 	there := r.alone && rd.pending()
-	if r.alone && !there && r.waited < rd.door.look {
+	if r.alone && !there && r.waited < farTime {
 		rd.watch(from)
 	}
 	n, errno := rd.read()
@@ -130,22 +136,6 @@ func (rd *reader) receive() (int, syscall.Errno) {
 	}
 	rd.weigh(there, n)
 	return n, 0
-}
-
-// move makes the reader the doorman, or one of many.
-func (rd *reader) move(alone bool) {
-	rd.rush = rush{alone: alone, waited: rd.door.look}
-	if alone {
-		rd.count.alone.Add(1)
-	}
-	if rd.cpu < 0 {
-		return
-	}
-	where := &rd.home
-	if alone {
-		where = &rd.door.anywhere
-	}
-	_ = percpu.Bind(where) // then it is slower
 }
 
 // weigh takes one more request of n bytes into account.
@@ -183,14 +173,22 @@ type pollFD struct {
 
 // watch looks for a request for a moment, and lets others have the CPU.
 func (rd *reader) watch(from time.Duration) {
-	for last := from; ; {
+	r := &rd.rush
+	if r.vain++; r.vain > vainLooks {
+		if r.vain > vainLooks+restLooks {
+			r.vain = 0
+		}
+		return
+	}
+	for last := from; last-from < rd.door.look; {
 		_, _, _ = syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
 		if rd.pending() {
 			rd.count.watched.Add(1)
+			r.vain = 0
 			return
 		}
 		now := rd.door.now()
-		if now-from >= rd.door.look || now-last >= othersTime {
+		if now-last >= othersTime {
 			return
 		}
 		last = now

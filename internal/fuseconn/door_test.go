@@ -11,7 +11,7 @@ import (
 
 // A door that is closed keeps all out but one, until it is opened.
 func TestDoor(t *testing.T) {
-	d := newDoor([]int{0, 1, 2}, 2)
+	d := newDoor(2)
 	if d.enter(0) || d.enter(2) {
 		t.Error("who enters an open door is alone")
 	}
@@ -47,7 +47,7 @@ func weighed(t *testing.T, alone bool, requests string) *reader {
 	rd := newTestReader(t, newStore("plain"), devNull(t))
 	if alone {
 		rd.door.close(rd.number)
-		rd.move(true)
+		rd.rush.alone = true
 	}
 	for _, r := range requests {
 		n := 80

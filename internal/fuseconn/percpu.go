@@ -80,7 +80,7 @@ func NewPerCPU(cfg PerCPUConfig) (*PerCPU, error) {
 		opts.ExtraCapabilities |= fuse.CAP_OVER_IO_URING
 	}
 	p.control = newControl(cfg.Tree, opts, slots, reply, l.releases(cfg.MaxBackground), p.before)
-	each, door := l.buffers(1), newDoor(cfg.CPUs, runtime.NumCPU())
+	each, door := l.buffers(1), newDoor(runtime.NumCPU())
 	for i, f := range cfg.Clones {
 		mem := cfg.Memory.Bytes(int64(i)*each, each)
 		rd := newReader(i, cfg.CPUs[i], f.Fd(), cfg.Handler, p.control, door, mem, int(l.buffer()))

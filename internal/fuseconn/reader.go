@@ -7,7 +7,6 @@ import (
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-	"golang.org/x/sys/unix"
 
 	"github.com/zramfs/zramfs/internal/percpu"
 )
@@ -21,8 +20,7 @@ type reader struct {
 	fd      uintptr // immutable
 	handler Handler // immutable
 	control *control
-	door    *door       // immutable
-	home    unix.CPUSet // its CPU; immutable
+	door    *door // immutable
 	rush    rush
 
 	buffers []*Request    // immutable; all that exist
@@ -48,7 +46,7 @@ type counters struct {
 func newReader(number, cpu int, fd uintptr, h Handler, c *control, d *door, mem []byte, size int) *reader {
 	n := len(mem) / size
 	rd := &reader{
-		number: number, cpu: cpu, fd: fd, handler: h, control: c, door: d, home: percpu.Set(cpu), spare: make(chan *Request, n),
+		number: number, cpu: cpu, fd: fd, handler: h, control: c, door: d, spare: make(chan *Request, n),
 	}
 	for i := range n {
 		b := mem[i*size:][:size:size]

@@ -20,7 +20,7 @@ func newTestReader(t testing.TB, h Handler, fd uintptr) *reader {
 	}
 	c := newControl(newTree(), (&Config{MaxBackground: 64}).mountOptions(l.Payload), mem.Bytes(l.buffers(1), l.slots()),
 		mem.Bytes(l.buffers(1)+l.slots(), pageSize+int64(l.Reply)), l.releases(64), &before{})
-	return newReader(0, -1, fd, h, c, newDoor([]int{-1}, 2), mem.Bytes(0, l.buffers(1)), int(l.buffer()))
+	return newReader(0, -1, fd, h, c, newDoor(2), mem.Bytes(0, l.buffers(1)), int(l.buffer()))
 }
 
 // feed puts a request in the current buffer, as read(2) would.

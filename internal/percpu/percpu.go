@@ -48,28 +48,16 @@ func Possible() (int, error) {
 	return last + 1, nil
 }
 
-// Set is a set of CPUs. Negative numbers are none.
-func Set(cpus ...int) (set unix.CPUSet) {
-	for _, cpu := range cpus {
-		if cpu >= 0 {
-			set.Set(cpu)
-		}
-	}
-	return set
-}
-
 // Pin ties the calling thread to one CPU. The caller has locked its goroutine
 // to the thread.
 func Pin(cpu int) error {
-	set := Set(cpu)
-	if err := Bind(&set); err != nil {
+	var set unix.CPUSet
+	set.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
 		return fmt.Errorf("percpu: pin thread to cpu %d: %w", cpu, err)
 	}
 	return nil
 }
-
-// Bind ties the calling thread to some CPUs, as Pin does.
-func Bind(set *unix.CPUSet) error { return unix.SchedSetaffinity(0, set) }
 
 // Counter is an event counter alone on its cache lines. A Counter per stream,
 // summed by whoever reads, keeps the I/O path free of shared writes.
