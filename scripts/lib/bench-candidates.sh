@@ -90,9 +90,9 @@ zramfs_mount() {
 	[[ -e $scratch/warned || -z $words ]] || printf '%s\n' "$words" | grep -v null: | tee "$scratch/warned" >&2 || true
 }
 
-# with_store NAME FLAGS…: a zramfs's file, and a loop device on a file of its own, $dev.
+# with_store NAME FLAGS…: a zramfs's file, and a loop device on a file of its own.
 with_store() {
-	local t=$1
+	local t=$1 dev
 	shift
 	zramfs_mount "$t" "$disk_size" "$@"
 	candidate "$t" "$scratch/$t/dev/zram0" "$(daemon_pids "$scratch/$t" | tr '\n' ' ')"
@@ -104,14 +104,14 @@ with_store() {
 
 # with_zramfs TRANSPORT: both, and both without a store.
 with_zramfs() {
-	local t=$1 served dev null
+	local t=$1 served queue dev null
 	with_store "$t" --transport "$t"
+	dev=${targets[$t-loop]}
 	zramfs_mount "$t-null" "$disk_size" --transport "$t" --null --no-standby
 	served=$(daemon_pids "$scratch/$t-null" | tr '\n' ' ')
 	candidate "$t-null" "$scratch/$t-null/dev/zram0" "$served"
 	null=$(losetup --find --show --direct-io=on --sector-size 4096 "$scratch/$t-null/dev/zram0")
 	on_exit losetup -d "$null"
-	local queue
 	for queue in stable_writes wbt_lat_usec iostats; do # as attach has set them
 		cat "/sys/block/${dev#/dev/}/queue/$queue" >"/sys/block/${null#/dev/}/queue/$queue" 2>/dev/null || true
 	done

@@ -70,7 +70,6 @@ block() {
 	for transport in $transports; do
 		with_zramfs "$transport"
 	done
-	local dev
 	for name in "${!also[@]}"; do
 		# shellcheck disable=SC2086 # flags are words
 		with_store "$name" ${also[$name]}
