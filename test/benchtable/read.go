@@ -63,7 +63,9 @@ func readers() map[string]func(*results, origin, *record.Run) error {
 }
 
 // setOrder is how the sets are shown.
-func setOrder() []string { return []string{"fio", "swap", "latency", "load", "memory", "scaling", "crash"} }
+func setOrder() []string {
+	return []string{"fio", "swap", "latency", "load", "memory", "scaling", "crash"}
+}
 
 // read collects the files of a directory.
 func read(dir string) (*results, error) {
