@@ -56,7 +56,7 @@ func swapOnCommand() *cobra.Command {
 	backingSize = backingFlags(cmd, &c.Backing)
 	policyFlag(cmd, &c.Policy)
 	limitFlags(cmd, &c.Recompress, &c.Dictionary, &c.LimitPolicy)
-	f.IntVar(&c.Segments, "segments", 0, "into how many parts to cut the swap, each with a loop device, at most 16 (default: by size)")
+	f.IntVar(&c.Segments, "segments", 0, "into how many parts to cut the swap, each with a loop device, at most 16 (default: by size; 1 where any data fit)")
 	f.IntVar(&c.WriteBehind, "write-behind", 0, "frames for pages that are acknowledged before they are compressed; 0 is off")
 	f.StringVar(&c.Transport, "transport", c.Transport, "connection to the kernel: "+strings.Join(keeper.SwapTransports(), ", ")+
 		"; with ring the death of the keeper is the end of the swap")

@@ -117,10 +117,14 @@ func (c *SwapConfig) plan() error {
 	return nil
 }
 
-// segments is into how many to cut the disk.
+// segments is into how many to cut the disk: one where any data fit into the
+// store, since a lone page comes faster from one loop device than from several.
 func (c *SwapConfig) segments() int {
-	if c.Segments != 0 {
+	switch {
+	case c.Segments != 0:
 		return c.Segments
+	case c.Size <= c.MemLimit/8*7:
+		return 1
 	}
 	return segmentsFor(c.Size)
 }

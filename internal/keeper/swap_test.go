@@ -32,6 +32,27 @@ func TestStoreFor(t *testing.T) {
 	}
 }
 
+// Where any data fit, one loop device is enough; who names a number gets it.
+func TestSegmentsOfSwap(t *testing.T) {
+	const mib = 1 << 20
+	for _, c := range []struct {
+		size, limit int64
+		asked, want int
+	}{
+		{144 * mib, 48 * mib, 0, 16},
+		{48 * mib, 48 * mib, 0, 6}, // not with what is held back
+		{42 * mib, 48 * mib, 0, 1},
+		{1 << 30, 8 << 30, 0, 1},
+		{1 << 30, 8 << 30, 4, 4},
+		{144 * mib, 48 * mib, 2, 2},
+	} {
+		config := SwapConfig{Size: c.size, MemLimit: c.limit, Segments: c.asked}
+		if got := config.segments(); got != c.want {
+			t.Errorf("%d MiB in a store of %d MiB, %d asked for: %d segments, want %d", c.size/mib, c.limit/mib, c.asked, got, c.want)
+		}
+	}
+}
+
 func TestMissingMemory(t *testing.T) {
 	for _, c := range []struct {
 		used, stored, available, elsewhere int64

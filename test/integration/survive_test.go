@@ -69,6 +69,7 @@ func TestSurviveSwap(t *testing.T) {
 	needMemcg(t)
 	needResend(t)
 	s := newSwap(t, "512M", nil)
+	s.start = []string{"swapon", "--name", s.name, "--size", s.size, "--segments", "8", "--priority", "32767"}
 	device := s.on()
 	load := startSwapper(t, s)
 	k := newKiller(s.mnt)
