@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,6 +19,7 @@ type Thread struct {
 	Flags       uint64 // PF_ flags
 	Policy      int    // SCHED_OTHER, SCHED_BATCH, SCHED_FIFO, ...
 	Priority    int    // of SCHED_FIFO and SCHED_RR
+	Nice        int    // of the others
 	MinorFaults int64
 	MajorFaults int64
 }
@@ -30,6 +30,9 @@ const (
 	// What PR_SET_IO_FLUSHER sets: PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE.
 	flagsFlusher = 0x00180000
 )
+
+// Urgent says whether an Urgency is at work on the thread.
+func (t Thread) Urgent() bool { return t.Policy == unix.SCHED_FIFO || t.Nice == leastNice }
 
 // Flushing says whether the thread carries the flags of PR_SET_IO_FLUSHER.
 func (t Thread) Flushing() bool { return t.Flags&flagsFlusher == flagsFlusher }
@@ -59,6 +62,7 @@ func parseThread(stat string) (Thread, error) {
 		MinorFaults: field(10),
 		MajorFaults: field(12),
 		Priority:    int(field(40)),
+		Nice:        int(field(19)),
 		Policy:      int(field(41)),
 	}
 	if err != nil {
@@ -199,28 +203,46 @@ func SetPolicy(tid, policy, priority int) error {
 	return nil
 }
 
-// Urgency gives a thread first place on its CPU: SCHED_FIFO, or SCHED_DEADLINE
-// for part of each period. It never changes, so threads may share one, and
-// allocates nothing.
-type Urgency struct{ always, bounded unix.SchedAttr }
+// Urgency gives a thread first place on its CPU: SCHED_FIFO, or, where memory is
+// so short that looking for it would keep the CPU from those who free it, the
+// largest share of a CPU that ordinary threads have. It never changes, so threads
+// may share one, and allocates nothing.
+//
+// Not SCHED_DEADLINE, which has a bound and the same reserves of memory as
+// SCHED_FIFO: a thread that had used up its time was never run again, on a CPU
+// that was idle (Linux 6.12, two CPUs: runnable and throttled for 14 minutes).
+type Urgency struct {
+	least       uint64 // immutable; bytes
+	first, fair unix.SchedAttr
+}
 
-// NewUrgency makes one whose bounded form has so much of each period.
-func NewUrgency(runtime, period time.Duration) *Urgency {
+// NewUrgency makes one for which memory is short when fewer bytes are free.
+func NewUrgency(least int64) *Urgency {
 	return &Urgency{
-		always: unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1},
-		bounded: unix.SchedAttr{
-			Size: unix.SizeofSchedAttr, Policy: unix.SCHED_DEADLINE, Flags: unix.SCHED_FLAG_RESET_ON_FORK,
-			Runtime: uint64(runtime), Deadline: uint64(period), Period: uint64(period),
-		},
+		least: uint64(least),
+		first: unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1},
+		fair:  unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: leastNice},
 	}
 }
 
-// Apply makes the calling thread urgent, where that is granted. Where only the
-// bounded form is not, as to a thread that may not run on every CPU, it takes the
-// other.
-func (u *Urgency) Apply(bounded bool) {
-	if bounded && unix.SchedSetAttr(0, &u.bounded, 0) == nil {
-		return
+// leastNice is the strongest.
+const leastNice = -20
+
+// Apply makes the calling thread urgent, as far as that is granted; taking: it is
+// about to take memory.
+func (u *Urgency) Apply(taking bool) {
+	attr := &u.first
+	if taking && freeMemory() < u.least {
+		attr = &u.fair
 	}
-	_ = unix.SchedSetAttr(0, &u.always, 0)
+	_ = unix.SchedSetAttr(0, attr, 0)
+}
+
+// freeMemory is the memory that nobody uses, in bytes.
+func freeMemory() uint64 {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return 0
+	}
+	return info.Freeram * uint64(info.Unit)
 }

@@ -139,7 +139,7 @@ func checkReserve(in *inspection) finding {
 	return pass("%s populated, floor %s", HumanSize(have), HumanSize(floor))
 }
 
-// checkUpkeep looks for the worker's thread of real-time priority.
+// checkUpkeep looks for the worker's urgent thread.
 func checkUpkeep(in *inspection) finding {
 	for _, p := range in.procs {
 		if p.name != memberWorker {
@@ -150,11 +150,11 @@ func checkUpkeep(in *inspection) finding {
 			return unknown(err)
 		}
 		for _, t := range threads {
-			switch t.Policy {
-			case unix.SCHED_DEADLINE:
-				return pass("SCHED_DEADLINE")
-			case unix.SCHED_FIFO:
+			switch {
+			case t.Policy == unix.SCHED_FIFO:
 				return pass("SCHED_FIFO %d", t.Priority)
+			case t.Urgent():
+				return pass("nice %d, while there is no memory to be had", t.Nice)
 			}
 		}
 	}

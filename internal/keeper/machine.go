@@ -2,28 +2,28 @@ package keeper
 
 import (
 	"runtime"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/zramfs/zramfs/internal/host"
 )
 
-// Share of a CPU that an urgent thread may have while it looks for memory: the
-// kernel does not let it sleep then, and with SCHED_FIFO it kept the readers and
-// the kernel's loop threads, who free memory, from the only CPU until the machine
-// was lost (128 MiB, in a guest).
-const (
-	urgentPeriod = 10 * time.Millisecond
-	urgentTime   = 6 * time.Millisecond
-)
-
 // urgency is for the thread that commits memory for the store. With real-time
 // priority the kernel lets it take half of what is below its last watermark,
 // where the programs whose pages are being swapped out take nothing any more.
-// It is bounded only while it takes memory: then it holds no lock, which others
-// would wait for when its time is up. doctor tells where it is not granted.
-func urgency() *host.Urgency { return host.NewUrgency(urgentTime, urgentPeriod) }
+// When that is used up as well the kernel looks for memory on the thread's own
+// time, and such a thread kept the readers and the kernel's loop threads, who free
+// memory, from the only CPU until the machine was lost (128 MiB, in a guest): then
+// it is better one of many. doctor tells where it is not granted.
+func urgency() *host.Urgency {
+	total, err := host.TotalMemory()
+	if err != nil {
+		total = 0
+	}
+	// What is free without need may be taken, and most of what real-time threads
+	// may; the watermark is the one that swapon sets.
+	return host.NewUrgency(wantMinFree(total) << 10 / 8 * 5)
+}
 
 // hurry makes the thread that takes over from a dead worker urgent, for the same
 // reason: until it serves, the machine's swap stands still. Not before it is told
