@@ -31,7 +31,9 @@ func (k *keeper) tick(now time.Time) {
 	if past(&k.due.served) && k.worker != nil && !k.worker.served {
 		k.kill(k.worker, fmt.Sprintf("it did not serve within %s, and was killed", serveTime))
 	}
-	if past(&k.due.standby) {
+	// One that is started while nobody serves takes the memory that who is to
+	// serve needs, and nobody frees any; it is due again when that one serves.
+	if past(&k.due.standby) && k.worker != nil && k.worker.stage == serving {
 		k.makeStandby()
 	}
 	if past(&k.due.look) {

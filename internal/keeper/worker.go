@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -51,6 +52,11 @@ func RunWorker() error {
 	}
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE) // the keeper decides
 	nameProcess(nameStandby)
+	if w.task.Config.Segments > 0 {
+		// A goroutine that faults keeps its place in the runtime, and waits for memory
+		// that only the readers can free: one place more than can run at once.
+		runtime.GOMAXPROCS(runtime.NumCPU() + 1)
+	}
 	if !w.task.Config.leavesOut(guardHeap) {
 		startHeap()
 	}
