@@ -7,11 +7,15 @@ source "$(dirname "$0")/lib/common.sh"
 # shellcheck source=scripts/lib/install.sh
 source "$root/scripts/lib/install.sh"
 
-# tests TITLE ARGUMENTS…: go test, one line for each test and package.
+# tests TITLE ARGUMENTS…: go test, one line for each test and package. What failed
+# is said once more at the end, where a long log is read first.
 tests() {
 	step "$1"
 	shift
-	go test -v "$@" 2>&1 | awk '!/^=== / && !/^ +--- PASS/ && !/^PASS$/ && !/\[no test files\]$/'
+	go test -v "$@" 2>&1 | awk '
+		!/^=== / && !/^ +--- PASS/ && !/^PASS$/ && !/\[no test files\]$/
+		/--- FAIL|^ +FAIL: |^panic:/ { failed = failed "\n" $0 }
+		END { if (failed != "") print "\nfailed:" failed }'
 }
 
 # What a container changes: rights, devices, cgroups, its own /proc and /run. The
