@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -210,9 +211,16 @@ func (m *mounted) put(name, value string) error {
 	return err
 }
 
+// set gives an attribute a value that it takes. What was closed just now may still
+// be in use for a moment: close(2) waits for no RELEASE, and gofuse serves it beside
+// what follows.
 func (m *mounted) set(name, value string) {
 	m.t.Helper()
-	if err := m.put(name, value); err != nil {
+	err := m.put(name, value)
+	for end := time.Now().Add(10 * time.Second); errors.Is(err, unix.EBUSY) && time.Now().Before(end); err = m.put(name, value) {
+		time.Sleep(time.Millisecond)
+	}
+	if err != nil {
 		m.t.Fatalf("set %s to %s: %v", name, value, err)
 	}
 }
