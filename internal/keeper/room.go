@@ -17,7 +17,7 @@ const (
 	roomBeat = 50 * time.Millisecond
 	// quickBeat is how often it does while slots are taken and a segment can
 	// still be enabled: 10 MiB or more may come in 50 ms.
-	quickBeat = 25 * time.Millisecond
+	quickBeat = 10 * time.Millisecond
 	// slowBeat is how often it looks whether there is.
 	slowBeat = 200 * time.Millisecond
 )

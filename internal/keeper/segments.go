@@ -13,6 +13,7 @@ type planner struct {
 	cap     int64 // pages that the store may take, whatever its limit
 	ratio   ratioMeter
 	pace    paceMeter
+	coming  int64 // slots that are taken and whose pages the worker has not told of
 }
 
 const (
@@ -43,6 +44,7 @@ func (p *planner) room(f *figures) int64 {
 func (p *planner) see(f *figures, used int64) {
 	p.ratio.see(f, max(p.segment/2, minSample))
 	p.pace.see(f.beat, used)
+	p.coming = max(used-f.pages, 0)
 }
 
 // ahead is how few free slots are soon none: those of a segment, or what is
@@ -50,12 +52,13 @@ func (p *planner) see(f *figures, used int64) {
 func (p *planner) ahead() int64 { return max(p.segment, paceBeats*p.pace.most) }
 
 // enable says whether to enable one more segment, when so many slots of the
-// enabled ones are free.
+// enabled ones are free. What has been taken since the worker told its figures
+// needs room as well.
 func (p *planner) enable(f *figures, enabled int, free int64) bool {
 	if enabled == 0 {
 		return true
 	}
-	room, after := p.room(f), free+p.segment
+	room, after := p.room(f), p.coming+free+p.segment
 	if after <= room {
 		return true // whatever comes
 	}
