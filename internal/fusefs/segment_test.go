@@ -109,7 +109,7 @@ func TestSegments(t *testing.T) {
 			t.Errorf("reset with an open segment: %v", err)
 		}
 		files[0].Close()
-		m.set(block+"reset", "1")
+		m.setClosed(block+"reset", "1")
 		if got := m.size("dev/zram0.1"); got != 0 {
 			t.Errorf("after reset a segment has %d bytes", got)
 		}

@@ -211,18 +211,25 @@ func (m *mounted) put(name, value string) error {
 	return err
 }
 
-// set gives an attribute a value that it takes. What was closed just now may still
-// be in use for a moment: close(2) waits for no RELEASE, and gofuse serves it beside
-// what follows.
 func (m *mounted) set(name, value string) {
 	m.t.Helper()
-	err := m.put(name, value)
-	for end := time.Now().Add(10 * time.Second); errors.Is(err, unix.EBUSY) && time.Now().Before(end); err = m.put(name, value) {
-		time.Sleep(time.Millisecond)
-	}
-	if err != nil {
+	if err := m.put(name, value); err != nil {
 		m.t.Fatalf("set %s to %s: %v", name, value, err)
 	}
+}
+
+// setClosed is set after the last user was closed, who may hold the disk for a
+// moment yet: close(2) waits for no RELEASE, and gofuse serves it beside what follows.
+func (m *mounted) setClosed(name, value string) {
+	m.t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if err := m.put(name, value); err == nil {
+			return
+		} else if !errors.Is(err, unix.EBUSY) {
+			m.t.Fatalf("set %s to %s: %v", name, value, err)
+		}
+	}
+	m.t.Fatalf("set %s to %s: still in use", name, value)
 }
 
 func (m *mounted) open(name string, flags int) *os.File {
