@@ -331,7 +331,7 @@ func TestWarmLoop(t *testing.T) {
 // What was populated faults no more: the kernel counts none for it.
 func TestPopulate(t *testing.T) {
 	const size = 8 << 20
-	// No larger than asked for, from the beginning of the mapping, whatever the address in it.
+	// Whatever the address in the mapping.
 	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		t.Fatal(err)
@@ -348,7 +348,7 @@ func TestPopulate(t *testing.T) {
 		t.Fatal(err)
 	}
 	body := mem[4096 : size-4096]
-	first := func(want int, why string) {
+	there := func(why string, want ...[2]int) { // first page, page behind the last
 		t.Helper()
 		present := make([]byte, len(body)/4096)
 		if _, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&body[0])), uintptr(len(body)),
@@ -356,21 +356,30 @@ func TestPopulate(t *testing.T) {
 			t.Fatal(errno)
 		}
 		for i, p := range present {
-			if p&1 == 1 != (i < want) {
-				t.Fatalf("page %d: %d; the first %d should be there: %s", i, p, want, why)
+			wanted := slices.ContainsFunc(want, func(w [2]int) bool { return w[0] <= i && i < w[1] })
+			if p&1 == 1 != wanted {
+				t.Fatalf("page %d: %d; %v should be there: %s", i, p, want, why)
 			}
 		}
 	}
 	middle := uintptr(unsafe.Pointer(&body[len(body)/2]))
-	if err := PopulateFrom(middle, 4<<20-100, 64<<10); err != nil {
-		t.Fatal(err)
+	populate := func(more int64, whole bool) {
+		t.Helper()
+		if err := PopulateHeap(middle, more, whole); err != nil {
+			t.Fatal(err)
+		}
 	}
-	first(1024, "asked for")
+	populate(0, false)
+	there("nothing was")
+	const near = nearStack / 4096
+	body[3*4096] = 1
+	body[700*4096+7] = 1
 	body[1200*4096+7] = 1
-	if err := PopulateFrom(middle, 4<<20-100, 64<<10); err != nil {
-		t.Fatal(err)
-	}
-	first(1201+16, "the last that was there, and 64 KiB")
+	populate(100<<10, false)
+	there("what existed, what is near, and 100 KiB of the first that did not exist",
+		[2]int{0, 4 + near + 25}, [2]int{700 - near, 701 + near}, [2]int{1200 - near, 1201 + near})
+	populate(64<<10, true)
+	there("all up to the last, what is near, and 64 KiB", [2]int{0, 1201 + near + near + 16})
 	if err := PopulateProgram(); err != nil {
 		t.Fatal(err)
 	}

@@ -86,6 +86,9 @@ func (c *crashRecord) takeCare(from int64) bool {
 // inCareOf says whether one of these processes looks after the mount.
 func (c *crashRecord) inCareOf(pids ...int64) bool { return slices.Contains(pids, c.caretaker.Load()) }
 
+// orphaned says whether the last worker is dead and the next has answered nothing.
+func (c *crashRecord) orphaned() bool { return c.diedAt.Load() > c.firstAnswer.Load() }
+
 func (c *crashRecord) lastReason() string { return string(c.reason[:c.reasonLen.Load()]) }
 
 // accuse counts the requests that were open when a worker died by a fault, and

@@ -20,6 +20,8 @@ import (
 const (
 	heapRoom = 64 << 20 // above what is live, before the runtime steps in, bytes
 	heapLook = 250 * time.Millisecond
+	// smallHeap is more than lives on the heap without tables of a codec.
+	smallHeap = 1280 << 10
 )
 
 const (
@@ -88,20 +90,12 @@ func settleHeap() error {
 	runtime.KeepAlive(garbage)
 	runtime.GC() // finds it
 	runtime.GC() // has swept it
-	samples := []metrics.Sample{
-		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/unused:bytes"},
-		{Name: "/memory/classes/heap/stacks:bytes"},
-	}
+	samples := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
 	metrics.Read(samples)
-	used := slack
-	for _, s := range samples {
-		used += int64(s.Value.Uint64())
-	}
-	// Wherever it is: the heap is one mapping, and filled from its beginning. But
-	// for holes, into which something large did not fit: what lies behind them
-	// may never have been written to.
 	anchor := new([64]byte)
-	err := host.PopulateFrom(uintptr(unsafe.Pointer(anchor)), used, slack)
+	heap := uintptr(unsafe.Pointer(anchor))
+	err := host.PopulateHeap(heap, slack, samples[0].Value.Uint64() > smallHeap)
+	err = errors.Join(err, host.PopulateRuntime(heap))
 	runtime.KeepAlive(anchor)
-	return errors.Join(err, host.PopulateRuntime())
+	return err
 }

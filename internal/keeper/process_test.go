@@ -209,3 +209,23 @@ func TestSealedSelf(t *testing.T) {
 		t.Errorf("write to the sealed program: %v", err)
 	}
 }
+
+// TestWorkerEnv: what the runtime is told stays the same from one generation
+// to the next, and the user's own words stay.
+func TestWorkerEnv(t *testing.T) {
+	const debug = "GODEBUG=asyncpreemptoff=1,profstackdepth=0"
+	for _, c := range []struct{ env, want []string }{
+		{nil, []string{debug, "GOGC=20"}},
+		{[]string{"A=1", "GOGC=off"}, []string{"A=1", debug, "GOGC=20"}},
+		{[]string{"GODEBUG=madvdontneed=1", "B=2"},
+			[]string{"B=2", "GODEBUG=madvdontneed=1,asyncpreemptoff=1,profstackdepth=0", "GOGC=20"}},
+	} {
+		got := workerEnv(c.env)
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%q became %q, want %q", c.env, got, c.want)
+		}
+		if again := workerEnv(slices.Clone(got)); !slices.Equal(again, got) {
+			t.Errorf("%q became %q the second time", got, again)
+		}
+	}
+}

@@ -87,6 +87,8 @@ func openRoom(span []byte) *roomPage {
 // figures is one reading of what the worker tells.
 type figures struct {
 	beat, pages, bytes, huge, used, limit, waiting, failed, requests, compressed, stored, away int64
+
+	orphaned bool // the last worker is dead, and the next has not answered yet; of the crash record
 }
 
 func (p *roomPage) look() figures {

@@ -51,6 +51,9 @@ func (w *worker) build() (*service, error) {
 		threads += backingThreads
 	}
 	spareThreads(threads)
+	if !w.task.Config.leavesOut(guardHeap) {
+		startHeap()
+	}
 	if err := errors.Join(host.PopulateProgram(), settleHeap()); err != nil {
 		w.note("worker: %v", err)
 	}

@@ -227,9 +227,15 @@ func (k *keeper) watchSwap() error {
 	if page.total.Load() == 0 {
 		return nil
 	}
-	words := fmt.Appendf(nil, "<2>zramfs[%d]: %s: writes wait for room and the machine has no memory: "+
-		"asked the kernel to kill a process (sysrq f)\n", os.Getpid(), k.boot.Config.Mountpoint)
-	t, err := startSwapThreads(page, sysrqTrigger, k.log, words)
+	words := lastWords{}
+	for why, text := range map[alarm]string{
+		noRoom:   "writes wait for room and the machine has no memory",
+		noWorker: "the worker is dead and the machine has no memory for the next",
+	} {
+		words[why] = fmt.Appendf(nil, "<2>zramfs[%d]: %s: %s: asked the kernel to kill a process (sysrq f)\n",
+			os.Getpid(), k.boot.Config.Mountpoint, text)
+	}
+	t, err := startSwapThreads(page, k.header.crash(), sysrqTrigger, k.log, words)
 	if err == nil {
 		k.swap = t
 	}

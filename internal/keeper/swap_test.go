@@ -93,7 +93,7 @@ func guarded(t *testing.T, scarce bool) (page *roomPage, look func(), trigger st
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := guardian{page: page, trigger: f, scarce: func(int64, int64) bool { return scarce }}
+	g := guardian{page: page, crash: &crashRecord{}, trigger: f, scarce: func(int64, int64) bool { return scarce }}
 	if g.meter, err = host.OpenMeter(); err != nil {
 		t.Skip(err)
 	}
@@ -145,7 +145,7 @@ func TestSwapThreads(t *testing.T) {
 	page.halted.Store(1) // nothing is to be enabled here
 	page.beat.Store(1)
 	page.total.Store(1)
-	threads, err := startSwapThreads(page, filepath.Join(t.TempDir(), "none"), nil, nil)
+	threads, err := startSwapThreads(page, &crashRecord{}, filepath.Join(t.TempDir(), "none"), nil, nil)
 	if err != nil {
 		t.Skip(err) // no loop0
 	}
@@ -159,7 +159,7 @@ func TestSwapThreads(t *testing.T) {
 	if page.settled.Load() != 1 || page.armed.Load() != 0 || page.held.Load() == 0 {
 		t.Errorf("settled %d, armed %d, held back %d", page.settled.Load(), page.armed.Load(), page.held.Load())
 	}
-	if threads, err = startSwapThreads(page, os.DevNull, nil, nil); err != nil {
+	if threads, err = startSwapThreads(page, &crashRecord{}, os.DevNull, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if page.armed.Load() != 1 {

@@ -42,7 +42,7 @@ const (
 // startSwapThreads starts them for the plan that lies in the page. trigger is
 // sysrqTrigger, but for tests; words are what to say to log when the watchdog
 // fires, and log may be nil.
-func startSwapThreads(page *roomPage, trigger string, log *os.File, words []byte) (*swapThreads, error) {
+func startSwapThreads(page *roomPage, crash *crashRecord, trigger string, log *os.File, words lastWords) (*swapThreads, error) {
 	t := &swapThreads{page: page}
 	n := int(page.total.Load())
 	for i := range n {
@@ -51,7 +51,7 @@ func startSwapThreads(page *roomPage, trigger string, log *os.File, words []byte
 	}
 	t.enabler.page, t.guard.page = page, page
 	t.enabler.planner = planner{segment: page.segment.Load(), cap: page.cap.Load()}
-	t.guard.log, t.guard.words, t.guard.scarce = log, words, short
+	t.guard.crash, t.guard.log, t.guard.words, t.guard.scarce = crash, log, words, short
 	var err error
 	if t.enabler.meter, err = host.OpenMeter(); err != nil {
 		return nil, fmt.Errorf("watch swap: %w", err)
@@ -200,14 +200,18 @@ func (e *enabler) step() bool {
 	return true
 }
 
+// lastWords are what is said before a process is killed.
+type lastWords map[alarm][]byte
+
 // guardian is the watchdog's eyes and hand. It belongs to its thread.
 type guardian struct {
 	page     *roomPage
+	crash    *crashRecord
 	meter    *host.Meter
 	inFlight []*os.File // immutable
 	trigger  *os.File   // immutable; nil: not to be had
 	log      *os.File   // immutable; nil: none
-	words    []byte     // immutable
+	words    lastWords  // immutable
 	scarce   func(total, available int64) bool
 	dog      watchdog
 	text     [64]byte
@@ -221,6 +225,7 @@ func (g *guardian) look() time.Duration {
 
 func (g *guardian) watch() {
 	f := g.page.look()
+	f.orphaned = g.crash.orphaned()
 	moving := int64(0)
 	if f.requests == g.dog.requests {
 		for _, file := range g.inFlight {
@@ -228,7 +233,8 @@ func (g *guardian) watch() {
 		}
 	}
 	now := monotonic()
-	if !g.dog.see(now, &f, g.page.free.Load(), moving) || g.trigger == nil {
+	why := g.dog.see(now, &f, g.page.free.Load(), moving)
+	if why == noAlarm || g.trigger == nil {
 		return
 	}
 	total, available, ok := g.meter.Memory()
@@ -243,6 +249,6 @@ func (g *guardian) watch() {
 	g.page.fired.Add(1)
 	g.page.last.Store(now)
 	if g.log != nil {
-		_, _ = unix.Write(int(g.log.Fd()), g.words)
+		_, _ = unix.Write(int(g.log.Fd()), g.words[why])
 	}
 }

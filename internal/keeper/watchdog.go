@@ -4,13 +4,15 @@ package keeper
 // when nothing else can make room any more. It is arithmetic: no clock, no
 // files, no allocation.
 //
-// It takes notice only of a worker that is alive, and only while swap has free
-// slots: when there are none the kernel comes to the OOM killer by itself. It
-// cannot fire on an idle machine, where nothing waits and nothing fails.
+// It takes notice of a worker that is alive, and of one that is dead and whose
+// successor is long in coming, but only while swap has free slots: when there
+// are none the kernel comes to the OOM killer by itself. It cannot fire on an
+// idle machine, where nothing waits and nothing fails.
 type watchdog struct {
 	beat, failed, requests int64 // as last seen
 
 	heard int64 // ns: when the worker last told anything; 0: never
+	alone int64 // ns: since when no worker has told anything, which began with the first look; 0: one has
 	full  int64 // ns: since when writes wait for room, or fail, and no memory comes; 0: not so
 	used  int64 // pages of memory that the store took when that began
 	quiet int64 // ns: when that was last so
@@ -31,6 +33,8 @@ const (
 	// calmTime without waiting or failing writes ends a time of them: they come
 	// in bursts, and who waits is sometimes being seen to.
 	calmTime = 300e6
+	// aloneTime is how long the successor of a dead worker may take to serve.
+	aloneTime = 5e9
 	// silentTime is how long a worker may be silent: the machine is busy.
 	silentTime = 1e9
 	// restTime is what a process needs to die and its pages to be discarded.
@@ -39,21 +43,38 @@ const (
 	shortShare = 8
 )
 
+// alarm is why the OOM killer is to be asked.
+type alarm int
+
+const (
+	noAlarm  alarm = iota
+	noRoom         // writes wait, and no memory comes
+	noWorker       // the last one is dead, and the next waits for memory
+)
+
 // see takes a reading at the time now, in ns, and says whether to fire if the
 // machine is short of memory. free counts slots; inFlight the requests that
 // the kernel has under way for the disk.
-func (w *watchdog) see(now int64, f *figures, free, inFlight int64) bool {
+func (w *watchdog) see(now int64, f *figures, free, inFlight int64) alarm {
+	rested := w.fired == 0 || now-w.fired >= restTime
 	if free <= 0 || now-w.heard > silentTime {
 		// A worker that is stopped or being replaced makes nothing wait for room.
 		w.full, w.stuck = 0, 0
 	}
 	if f.beat == w.beat {
-		return false
+		if w.alone == 0 {
+			w.alone = now
+		}
+		if f.orphaned && free > 0 && inFlight > 0 && now-w.alone >= aloneTime && rested {
+			return noWorker
+		}
+		return noAlarm
 	}
+	w.alone = 0
 	failing, idle, first := f.failed > w.failed, f.requests == w.requests, w.heard == 0
 	w.beat, w.failed, w.requests, w.heard = f.beat, f.failed, f.requests, now
 	if first || free <= 0 {
-		return false
+		return noAlarm
 	}
 	if f.waiting > 0 || failing {
 		if w.full == 0 || f.used-w.used >= gain {
@@ -70,8 +91,10 @@ func (w *watchdog) see(now int64, f *figures, free, inFlight int64) bool {
 	} else {
 		w.stuck = 0
 	}
-	due := w.full != 0 && now-w.full >= fullTime || w.stuck != 0 && now-w.stuck >= stuckTime
-	return due && (w.fired == 0 || now-w.fired >= restTime)
+	if rested && (w.full != 0 && now-w.full >= fullTime || w.stuck != 0 && now-w.stuck >= stuckTime) {
+		return noRoom
+	}
+	return noAlarm
 }
 
 // done notes that it fired. The time it waits for counts anew.

@@ -28,7 +28,7 @@ func (k *kennel) tick(change func(*kennel)) bool {
 	if change != nil {
 		change(k)
 	}
-	return k.dog.see(k.now, &k.f, k.free, k.moving)
+	return k.dog.see(k.now, &k.f, k.free, k.moving) != noAlarm
 }
 
 // until counts the time until it fires, at most limit.
@@ -108,7 +108,7 @@ func TestWatchdogWaitsForTheWorker(t *testing.T) {
 	k.f.waiting = 9
 	k.tick(nil)
 	k.now += int64(20 * time.Second)
-	if k.dog.see(k.now, &k.f, k.free, 99) {
+	if k.dog.see(k.now, &k.f, k.free, 99) != noAlarm {
 		t.Error("it fired at a worker that is stopped")
 	}
 	if k.tick(nil) {
@@ -116,6 +116,44 @@ func TestWatchdogWaitsForTheWorker(t *testing.T) {
 	}
 	if took, fired := k.until(time.Minute, nil); !fired || took < fullTime/2 {
 		t.Errorf("then it fired %v after %v", fired, took)
+	}
+}
+
+// TestWatchdogMissesTheWorker: when the worker is dead and requests wait, the
+// next one has some time to serve; not when it is only stopped, nothing waits,
+// or the kernel is out of slots.
+func TestWatchdogMissesTheWorker(t *testing.T) {
+	dead := func(k *kennel) { k.f.beat, k.f.orphaned, k.moving = 7, true, 12 }
+	for _, c := range []struct {
+		name   string
+		change func(*kennel)
+		after  time.Duration // 0: never
+	}{
+		{"dead", dead, aloneTime},
+		{"stopped", func(k *kennel) { dead(k); k.f.orphaned = false }, 0},
+		{"nothing waits", func(k *kennel) { dead(k); k.moving = 0 }, 0},
+		{"no slots", func(k *kennel) { dead(k); k.free = 0 }, 0},
+		{"the next one serves in time", func(k *kennel) {
+			dead(k)
+			if k.now > 4e9 {
+				k.f.orphaned, k.f.beat = false, k.now
+				k.f.requests++
+			}
+		}, 0},
+	} {
+		for _, k := range []*kennel{newKennel(), {now: 1e9, free: 1000, f: figures{beat: 6}}} { // the other: a keeper that was just started
+			took, fired := k.until(time.Minute, c.change)
+			if fired != (c.after != 0) || fired && (took < c.after || took > c.after+500*time.Millisecond) {
+				t.Errorf("%s: fired %v after %v, want %v", c.name, fired, took, c.after)
+			}
+			if !fired {
+				continue
+			}
+			k.dog.done(k.now)
+			if took, fired := k.until(time.Minute, c.change); !fired || took < restTime {
+				t.Errorf("%s: again %v after %v", c.name, fired, took)
+			}
+		}
 	}
 }
 

@@ -57,9 +57,6 @@ func RunWorker() error {
 		// that only the readers can free: one place more than can run at once.
 		runtime.GOMAXPROCS(runtime.NumCPU() + 1)
 	}
-	if !w.task.Config.leavesOut(guardHeap) {
-		startHeap()
-	}
 	if err := host.Undumpable(); err != nil {
 		w.note("%v", err)
 	}
