@@ -7,9 +7,10 @@ set -euo pipefail
 source "$(dirname "$0")/lib/common.sh"
 
 version=${1:?a version, such as 6.12} into=${2:?a directory}
-modules=(fuse loop lz4_compress lz4hc_compress lz4 zsmalloc zram)
+modules=(fuse loop lz4_compress lz4hc_compress lz4 zsmalloc zram failover net_failover virtio_net nbd)
 
-[[ ! -e $into/release ]] || exit 0
+# What an older version of this script has left may lack modules.
+[[ $(cat "$into/holds" 2>/dev/null) != "${modules[*]}" ]] || exit 0
 have apt-get || die "guests boot Debian's kernels, and this machine has no apt-get to get them with"
 scratch_dir
 chmod 755 "$scratch" # apt downloads as a user of its own
@@ -67,5 +68,6 @@ for module in "${modules[@]}"; do
 	*) cp "$file" "$into/modules/" ;;
 	esac
 done
-printf '%s\n' "$release" >"$into/release" # last: it says that all is there
+printf '%s\n' "$release" >"$into/release"
+printf '%s\n' "${modules[*]}" >"$into/holds" # last: it says that all is there
 say "guest kernel: $release"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Guests of 128 to 512 MiB whose only swap is zramfs, in QEMU without KVM.
+# Guests of 128 to 512 MiB whose only swap is zramfs, in QEMU without KVM; and
+# guests with a disk of zramfs over a network block device (scenarios nbd*).
 #
 #   scripts/vm.sh --short             what make test runs
 #   scripts/vm.sh --matrix            every scenario in every size, for hours; goes on where it stopped
@@ -54,7 +55,7 @@ lacking() {
 links_static() { echo 'int main(void) { return 0; }' | gcc -static -x c -o "$work/try" - 2>/dev/null; }
 
 [[ $(uname -m) == x86_64 ]] || lacking "guests are x86-64 machines, and so must this one be"
-packages_for qemu-system-x86_64:qemu-system-x86 gcc:gcc xz:xz-utils || exit 77
+packages_for qemu-system-x86_64:qemu-system-x86 gcc:gcc xz:xz-utils nbdkit:nbdkit || exit 77
 links_static || packages_for libc-static:libc6-dev || exit 77
 scoped static_busybox || lacking "no busybox-static to be had"
 for version in 6.12 6.1; do

@@ -52,7 +52,8 @@ func (a *archive) copyFile(name, source string) error {
 
 // applets are the commands of busybox that guests use.
 func applets() []string {
-	return []string{"sh", "insmod", "mkswap", "swapon", "swapoff", "cat", "ls", "ps", "tr", "echo", "dmesg", "sleep"}
+	return []string{"sh", "insmod", "mkswap", "swapon", "swapoff", "cat", "ls", "ps", "tr", "echo", "dmesg", "sleep",
+		"mkdir", "ifconfig"}
 }
 
 // initrd writes the root of every guest with this kernel: everything that a

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -37,6 +36,7 @@ type outcome struct {
 	SwapErrs int               `json:"swap_errors,omitempty"`
 	Events   []string          `json:"events,omitempty"`
 	Refused  int64             `json:"refused,omitempty"` // reads of statistics and commands that failed
+	Disk     []reading         `json:"disk,omitempty"`    // of a disk that is no swap
 	Off      int               `json:"off"`               // exit code of the last swapoff; -1: none
 	Faults   map[string]int64  `json:"faults,omitempty"`  // by role: since armed
 	Growth   map[string]int64  `json:"growth,omitempty"`  // KiB of private memory, by role: since armed
@@ -49,62 +49,6 @@ type outcome struct {
 // changes its own code. Such a guest proves nothing.
 func emulatorFailed(lines []line) bool {
 	return slices.ContainsFunc(lines, func(l line) bool { return l.Port == console && strings.Contains(l.Text, "Oops: int3") })
-}
-
-// progress is what one beat says.
-type progress struct {
-	pulse, eaters time.Duration // since the last pulse; since any eater did something
-	worstPulse    time.Duration
-	worstEater    time.Duration
-	held          int64 // pages
-	wrong         int64
-}
-
-// fields reads "key=value" words.
-func fields(text string) map[string]string {
-	m := map[string]string{}
-	for _, word := range strings.Fields(text) {
-		if k, v, ok := strings.Cut(word, "="); ok {
-			m[k] = v
-		}
-	}
-	return m
-}
-
-func number(text string) int64 {
-	n, _ := strconv.ParseInt(text, 10, 64) // a torn line is judged by what it lacks
-	return n
-}
-
-func milliseconds(text string) time.Duration { return time.Duration(number(text)) * time.Millisecond }
-
-// readBeat reads a line of beat.
-func readBeat(text string) (progress, bool) {
-	if !strings.HasPrefix(text, "beat ") {
-		return progress{}, false
-	}
-	f := fields(text)
-	p := progress{pulse: milliseconds(f["pulse"]), worstPulse: milliseconds(f["pulse_worst"])}
-	alive := false
-	for i := 0; ; i++ {
-		e := strings.Split(f["e"+strconv.Itoa(i)], ",")
-		if len(e) < 7 {
-			break
-		}
-		p.held += number(e[1])
-		p.wrong += number(e[4])
-		p.worstEater = max(p.worstEater, milliseconds(e[6]))
-		if phase := e[0]; phase == "0" || phase == "5" {
-			continue
-		}
-		age := milliseconds(e[5])
-		if !alive || age < p.eaters {
-			p.eaters = age
-		}
-		alive = true
-		p.worstEater = max(p.worstEater, age)
-	}
-	return p, true
 }
 
 // reader builds an outcome line by line.
@@ -179,6 +123,8 @@ func (r *reader) report(at time.Duration, text string) {
 	case "event":
 		r.o.Events = append(r.o.Events, f["what"]+":"+f["result"])
 		r.upgraded = r.upgraded || f["what"] == "upgrade"
+	case "read":
+		r.o.Disk = append(r.o.Disk, readReading(f))
 	case "cycle":
 		r.o.Off = int(number(f["off"]))
 	case "lost":
@@ -346,6 +292,7 @@ func (r *reader) verdict(how ending, s scenario) []string {
 			bad("event %s", e)
 		}
 	}
+	why = append(why, judgeDisk(r.o.Disk, s)...)
 	if r.o.Off != 0 {
 		bad("swapoff: %d", r.o.Off)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -45,6 +46,7 @@ type guest struct {
 	params         map[string]string
 	limit          time.Duration
 	stall          time.Duration // eaters may stand still so long: their daemon is stopped
+	nbd            bool          // it is given a network disk
 	echo           io.Writer     // nil: lines are kept only
 }
 
@@ -72,6 +74,15 @@ func (g guest) run(ctx context.Context) ([]line, ending, error) {
 	}
 	defer listener.Close()
 
+	var disk *server // nil: none
+	if g.nbd {
+		if disk, err = startServer(); err != nil {
+			return nil, "", err
+		}
+		defer disk.end()
+		g.params = maps.Clone(g.params)
+		g.params["NBD_PORT"] = fmt.Sprint(disk.port)
+	}
 	cmd := exec.Command("nice", append([]string{"qemu-system-x86_64"}, g.arguments(socket)...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	stdin, err := cmd.StdinPipe()
@@ -92,12 +103,12 @@ func (g guest) run(ctx context.Context) ([]line, ending, error) {
 	readers.Go(func() {
 		if conn, err := listener.Accept(); err == nil {
 			defer conn.Close()
-			r.read(reports, conn)
+			r.read(reports, conn, func(text string) { disk.heard(text, conn) })
 		}
 	})
 	done := make(chan struct{})
 	go func() {
-		r.read(console, stdout)
+		r.read(console, stdout, func(string) {})
 		close(done)
 	}()
 	how := g.watch(ctx, &r, stdin, done)
@@ -121,6 +132,10 @@ func (g guest) arguments(socket string) []string {
 	cpu := []string{"-accel", g.accel}
 	if g.accel == "tcg" {
 		cpu = []string{"-accel", "tcg,thread=multi"}
+	}
+	if g.nbd {
+		// Nothing boots from it, and its ROM is in a package of its own.
+		cpu = append(cpu, "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=")
 	}
 	return append(cpu, "-machine", "q35", "-cpu", "max", "-smp", fmt.Sprint(g.cpus), "-m", fmt.Sprint(g.memory),
 		"-nographic", "-nodefaults", "-no-reboot", "-serial", "mon:stdio",
@@ -173,13 +188,15 @@ type recorder struct {
 	stuck progress  // mu; what the last beat said
 }
 
-// read keeps lines until the port closes. A guest that is killed leaves half a
-// line, which is kept too.
-func (r *recorder) read(port string, from io.Reader) {
+// read keeps lines until the port closes, and hands them on. A guest that is
+// killed leaves half a line, which is kept too.
+func (r *recorder) read(port string, from io.Reader, heard func(text string)) {
 	lines := bufio.NewScanner(from)
 	lines.Buffer(make([]byte, 0, 4096), 1<<20)
 	for lines.Scan() {
-		r.add(line{time.Since(r.start), port, strings.TrimRight(lines.Text(), "\r")})
+		text := strings.TrimRight(lines.Text(), "\r")
+		r.add(line{time.Since(r.start), port, text})
+		heard(text)
 	}
 }
 

@@ -1,6 +1,6 @@
 // Vm runs guests whose only swap is zramfs, small enough that memory runs out,
-// and judges them from outside. scripts/vm.sh makes what it needs and starts
-// it.
+// or whose disk has a network block device under it, and judges them from
+// outside. scripts/vm.sh makes what it needs and starts it.
 //
 // Exit codes: 0 all guests did as they should, 1 some did not, 2 it could not
 // run, 3 it was interrupted.
@@ -202,7 +202,7 @@ func (b *bench) one(ctx context.Context, c cell) (result, error) {
 		initrd: b.initrds[c.Kernel],
 		memory: c.Memory, cpus: c.CPUs, accel: b.accel,
 		params: c.params(s, b.settingsOf(c)),
-		limit:  patience, stall: s.stall,
+		limit:  patience, stall: s.stall, nbd: len(s.disk) > 0,
 	}
 	if b.verbose {
 		g.echo = os.Stdout

@@ -20,6 +20,7 @@ type scenario struct {
 	events int           // that must happen
 	errors bool          // the kernel may see errors on the swap device
 	reads  bool          // statistics are read all the time, and must be there
+	disk   []string      // what must be read of a disk that is no swap, and how: judgeDisk
 	runs   int           // of each size, in the matrix
 }
 
@@ -29,7 +30,7 @@ func (s scenario) mayEnd(end string) bool { return slices.Contains(strings.Split
 // that is available before there is swap. Where swap is lost on purpose, the
 // root is a ramfs: on a tmpfs the commands that clean up would be lost with it.
 func scenarios() []scenario {
-	const bar, others = 10, 5
+	const bar, others, few = 10, 5, 2
 	type p = map[string]string
 	return []scenario{
 		{name: "eater", about: "one eater, until the OOM killer takes it", ends: "killed", runs: others},
@@ -45,7 +46,7 @@ func scenarios() []scenario {
 		{name: "equal", about: "an eater whom the OOM killer has no reason to prefer",
 			params: p{"SCORE": "0"}, ends: "killed", runs: others},
 		{name: "kill-worker", about: "kill -9 of the worker, five times",
-			params: p{"EAT": "130", "SECONDS": "15", "EVENTS": "kill-worker", "EVENT_COUNT": "5"}, ends: "whole", events: 5, runs: others},
+			params: p{"EAT": "130", "SECONDS": "15", "EVENTS": "kill-worker", "EVENT_COUNT": "5"}, ends: "whole", events: 6, runs: others},
 		{name: "kill-keeper", about: "kill -9 of the keeper, three times",
 			params: p{"EAT": "130", "SECONDS": "15", "EVENTS": "kill-keeper", "EVENT_COUNT": "3", "EVENT_GAP": "4000"},
 			ends:   "whole", events: 3, runs: others},
@@ -66,6 +67,20 @@ func scenarios() []scenario {
 			params: p{"EAT": "130", "SECONDS": "12", "EVENTS": "storm"}, ends: "whole|killed", events: 1, runs: others},
 		{name: "curious", about: "statistics and status are read every 50 ms, until the OOM killer takes the eater",
 			params: p{"EVENTS": "curious", "EVENT_AT": "1"}, ends: "killed", events: 1, reads: true, runs: others},
+		{name: "nbd", about: "no swap: a disk whose cold pages lie on a network block device",
+			params: p{"SWAP": "disk"}, ends: "whole", events: 3, disk: []string{"end all whole"}, runs: few},
+		{name: "nbd-stall", about: "its server is stopped while pages are read, those in RAM too, and goes on",
+			params: p{"SWAP": "disk", "SERVER": "stall"}, ends: "whole", events: 6,
+			disk: []string{"stalled ram prompt", "stalled away waits", "after ram prompt", "after away whole", "end all whole"}, runs: few},
+		{name: "nbd-gone", about: "its server is killed",
+			params: p{"SWAP": "disk", "SERVER": "kill"}, ends: "whole", events: 6,
+			disk: []string{"gone ram prompt", "gone away lost", "end all whole"}, runs: few},
+		{name: "nbd-silent", about: "its server is stopped for good: the kernel gives it up after 5 s",
+			params: p{"SWAP": "disk", "SERVER": "stop", "NBD_TIMEOUT": "5"}, ends: "whole", events: 6,
+			disk: []string{"gone ram prompt", "gone away lost", "end all whole"}, runs: few},
+		{name: "nbd-leave", about: "its server is stopped, and the disk is given up while a pass writes back to it",
+			params: p{"SWAP": "disk", "SERVER": "leave", "NBD_TIMEOUT": "15"}, ends: "whole", events: 5,
+			disk: []string{"passing ram prompt", "end all whole"}, runs: few},
 		{name: "zram", about: "kernel zram with lz4 and the same vm.* settings, for the ratio",
 			params: p{"SWAP": "zram"}, ends: "killed", runs: 1},
 		{name: "no-resend", about: "an older kernel, where a worker's death ends the mount",
@@ -135,12 +150,13 @@ func (c cell) params(s scenario, same map[string]string) map[string]string {
 	return p
 }
 
-// short are the cells of make test: what only a small machine can show.
+// short are the cells of make test: what only a small machine can show, or one
+// with a kernel's network disk.
 func short() []cell {
 	small := cell{Kernel: newest, Memory: 192, CPUs: 1, MGLRU: 0, Cgroup: 0, Run: 1}
 	usual := cell{Kernel: newest, Memory: 256, CPUs: 2, MGLRU: 1, Cgroup: 2, Run: 1}
 	with := func(c cell, name string) cell { c.Scenario = name; return c }
-	return []cell{with(usual, "start"), with(small, "eater"), with(usual, "full"), with(usual, "replaced")}
+	return []cell{with(usual, "start"), with(small, "eater"), with(usual, "full"), with(usual, "replaced"), with(usual, "nbd-gone")}
 }
 
 // Kernels, by the names that scripts/vm-kernel.sh knows.

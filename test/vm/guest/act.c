@@ -29,14 +29,19 @@ static void killed(const char *role, int signal)
 	report("event what=kill role=%s pid=%d signal=%d result=%d", role, pid, signal, pid ? kill(pid, signal) : -1);
 }
 
-/* Not before a standby is ready: for the time until then swap-safety.md promises
- * less. */
-static void kill_worker(void)
+void await_standby(void)
 {
 	uint64_t end = now_ms() + 20000;
 
 	while (!daemon_pid("standby") && now_ms() < end)
 		pause_ms(50);
+}
+
+/* Not before a standby is ready: for the time until then swap-safety.md promises
+ * less. */
+static void kill_worker(void)
+{
+	await_standby();
 	killed("worker", SIGKILL);
 }
 static void fault_worker(void) { killed("worker", SIGSEGV); }

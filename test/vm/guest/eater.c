@@ -62,6 +62,26 @@ static uint64_t sum(const uint64_t *word)
 	return h ^ word[0] * 31 ^ word[1];
 }
 
+static void sign(uint64_t *word, uint64_t name, uint8_t generation)
+{
+	word[0] = name;
+	word[1] = generation;
+	word[2] = sum(word);
+}
+
+void make_page(uint64_t *word, uint64_t name, uint8_t generation)
+{
+	memcpy(word, base + (name * 2654435761u + generation * 977u) % base_pages * PAGE, PAGE);
+	sign(word, name, generation);
+}
+
+int is_page(const uint64_t *word, uint64_t name, uint8_t generation)
+{
+	return word[0] == name && word[1] == generation && word[2] == sum(word);
+}
+
+static uint64_t name_of(uint64_t i) { return i | (uint64_t)e.index << 56; }
+
 static void stamp(uint64_t i)
 {
 	uint64_t *word = (uint64_t *)(e.pages + i * PAGE);
@@ -69,21 +89,19 @@ static void stamp(uint64_t i)
 	int k;
 
 	if (i < e.turn) {
-		memcpy(word, base + (i * 2654435761u + generation * 977u) % base_pages * PAGE, PAGE);
-	} else {
-		for (k = 0; k < PAGE / 8; k++)
-			word[k] = next_random();
+		make_page(word, name_of(i), generation);
+		return;
 	}
-	word[0] = i | (uint64_t)e.index << 56;
-	word[1] = generation;
-	word[2] = sum(word);
+	for (k = 0; k < PAGE / 8; k++)
+		word[k] = next_random();
+	sign(word, name_of(i), generation);
 }
 
 static void look(uint64_t i)
 {
 	uint64_t *word = (uint64_t *)(e.pages + i * PAGE);
 
-	if (word[0] == (i | (uint64_t)e.index << 56) && word[1] == e.generation[i] && word[2] == sum(word)) {
+	if (is_page(word, name_of(i), e.generation[i])) {
 		e.me->touches++;
 		return;
 	}

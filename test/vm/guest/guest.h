@@ -52,6 +52,7 @@ int read_file(const char *path, char *into, int size); /* length, or -1; ends in
 int write_file(const char *path, const char *text);
 long field(const char *text, const char *key); /* number after "key" and blanks, or -1 */
 void report_open(void);
+int ask_host(const char *what); /* to do that with the server; 0 when it is done */
 void report(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void lock_memory(void);
 void name_process(const char *name, int oom_score);
@@ -61,6 +62,8 @@ int command_quiet(char *const argv[]);
 
 /* eater.c */
 void load_pages(const char *path);
+void make_page(uint64_t *word, uint64_t name, uint8_t generation); /* of the corpus, stamped */
+int is_page(const uint64_t *word, uint64_t name, uint8_t generation);
 void eat(int index) __attribute__((noreturn));
 
 /* watch.c */
@@ -70,8 +73,15 @@ void bystander(void);
 void facts(const char *when); /* memory, processes of zramfs, its statistics */
 long swap_used(void);         /* MiB */
 
+/* disk.c */
+void disk(void) __attribute__((noreturn));
+
+/* nbd.c */
+int attach_nbd(void); /* 0 when the network disk can be used, or there is to be none */
+
 /* act.c */
 void act(void);
-int daemon_pid(const char *role); /* "keeper" or "worker"; 0 if unknown */
+int daemon_pid(const char *role); /* "keeper", "worker" or "standby"; 0 if unknown */
+void await_standby(void);         /* for a while */
 
 #endif

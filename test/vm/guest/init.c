@@ -138,6 +138,9 @@ static int all_in(int count, enum phase phase)
 	return 1;
 }
 
+/* on_disk: the load is of a disk that is no swap. */
+static int on_disk(void) { return !strcmp(text_param("SWAP", ""), "disk"); }
+
 static void start_eaters(int count)
 {
 	int i;
@@ -149,6 +152,8 @@ static void start_eaters(int count)
 
 		if (pid == 0) {
 			name_process("eater", param("SCORE", 1000));
+			if (on_disk())
+				disk();
 			eat(i);
 		}
 		eaters[i] = pid;
@@ -207,6 +212,8 @@ static int cycle(int n)
 
 	if (setup("on"))
 		return -1;
+	if (on_disk())
+		await_standby(); /* mount, unlike swapon, does not, and it would be seen growing */
 	facts("armed");
 	shared->pulse_ms = now_ms();
 	start_watchers(WATCHERS);
@@ -234,7 +241,7 @@ int main(void)
 	load_pages("/pages.bin");
 	setenv("PATH", "/bin", 1);
 
-	if (setup("machine") == 0) {
+	if (setup("machine") == 0 && attach_nbd() == 0) {
 		start_watchers(1);
 		facts("bare");
 		shared->available = available();

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Run by PID 1 of the guest, before memory is short: setup.sh machine|on|off.
 # What to do comes in the environment, from the kernel's command line.
+MOUNT=/run/zramfs/zram0
 
 sysctls() {
 	for pair in $SYSCTL; do # vm.page-cluster=0
@@ -16,8 +17,14 @@ load() {
 	done
 }
 
+# network: the host is 10.0.2.2. The modules that one of the others needs come first.
+network() {
+	load failover net_failover virtio_net nbd && ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
+}
+
 machine() {
 	load fuse loop || return
+	[ -z "$NBD_PORT" ] || network || return
 	echo 120 >/proc/sys/kernel/hung_task_timeout_secs
 	echo 1 >/proc/sys/vm/overcommit_memory
 	case $MGLRU in
@@ -36,6 +43,9 @@ on() {
 		echo "${DISK}M" >/sys/block/zram0/disksize
 		mkswap /dev/zram0 && swapon -d /dev/zram0
 		;;
+	disk) # that is no swap, and has a network disk under it
+		mkdir -p "$MOUNT" && zramfs mount --size 64M --backing /dev/nbd0 "$MOUNT" && zramfs attach "$MOUNT"
+		;;
 	none) ;;
 	*) echo "setup: SWAP=$SWAP" && return 1 ;;
 	esac
@@ -45,6 +55,7 @@ off() {
 	case $SWAP in
 	zramfs) zramfs swapoff ;;
 	zram) swapoff /dev/zram0 ;;
+	disk) zramfs detach "$MOUNT" && zramfs set "$MOUNT" reset 1 && zramfs umount "$MOUNT" ;;
 	esac
 }
 

@@ -1,4 +1,5 @@
 /* Small things: time, parameters, files, processes, the line to the host. */
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -117,6 +118,22 @@ void report(const char *format, ...)
 	line[n++] = '\n';
 	if (write(report_fd, line, n) < 0)
 		_exit(99);
+}
+
+/* The host answers on the line that it is asked on: one character. */
+int ask_host(const char *what)
+{
+	int fd = open("/dev/ttyS1", O_RDONLY | O_NOCTTY | O_CLOEXEC);
+	char answer = 0;
+
+	if (fd < 0)
+		return -1;
+	tcflush(fd, TCIFLUSH);
+	report("server %s", what);
+	while (read(fd, &answer, 1) < 0 && errno == EINTR)
+		;
+	close(fd);
+	return answer == '0' ? 0 : -1;
 }
 
 /* Locks are not inherited, so every process that must not wait locks again. */
