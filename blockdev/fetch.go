@@ -118,7 +118,7 @@ type fetcher struct {
 }
 
 func (f *fetcher) init(i int, key *xts.Cipher) {
-	f.index, f.raw, f.page = i, alignedBuffer(2*PageSize), make([]byte, PageSize)
+	f.index, f.raw, f.page = i, alignedBuffer(2*PageSize), alignedBuffer(PageSize)
 	if key != nil {
 		f.key = key.Clone()
 	}
