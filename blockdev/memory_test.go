@@ -54,7 +54,7 @@ func TestNoAllocationPerRequest(t *testing.T) {
 		for kind, data := range kinds {
 			answered := make(chan error, 1)
 			r := &Request{Done: func(_ *Request, _ int, err error) { answered <- err }}
-			for _, op := range []Op{OpWrite, OpRead, OpWrite, OpDiscard, OpFlush} {
+			for _, op := range []Op{OpWrite, OpRead, OpWrite, OpDiscard, OpWrite, OpZero, OpFlush} {
 				if n := testing.AllocsPerRun(200, func() {
 					r.Op, r.Off, r.Len, r.Data = op, 4096, int64(len(data)), data
 					if _, parked, err := d.Submit(r); parked {
