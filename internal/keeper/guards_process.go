@@ -60,7 +60,7 @@ func processGuards() []guard {
 		}, {
 			name: guardResend, check: checkResend,
 			why:  "without it the requests that a worker had when it died are lost: the mount ends, and programs in swap with it",
-			todo: "use Linux 6.9 or later",
+			todo: "use Linux 6.9 or later, and mount as root with transport percpu",
 		}, {
 			name: guardStandby, optional: true, swapOnly: true, check: checkStandby, apply: awaitStandby,
 			why:  "to start a new worker takes memory, which there may not be when the old one dies",
@@ -269,7 +269,12 @@ func checkReaders(in *inspection) finding {
 }
 
 func checkResend(in *inspection) finding {
-	if in.facts["resend"] == "yes" {
+	switch again := in.facts["resend"] == "yes"; {
+	case in.facts[keyTransport] == TransportGofuse:
+		return lack("not with transport gofuse: the death of a worker ends the mount")
+	case again && in.facts[keyTransport] == TransportRing:
+		return pass("the keeper's rings still hold what a dead worker had; the keeper's own death ends the mount")
+	case again:
 		return pass("the kernel sends again what a dead worker had")
 	}
 	return lack("Linux %s has no FUSE_NOTIFY_RESEND: the death of a worker ends the mount", host.Version())

@@ -45,3 +45,42 @@ func TestUpkeepCheck(t *testing.T) {
 		}
 	}
 }
+
+// A device that was reset has no reserve, and misses none.
+func TestReserveCheck(t *testing.T) {
+	floor, _ := reserve()
+	for _, c := range []struct {
+		memory map[string]int64
+		state  GuardState
+		seen   string
+	}{
+		{map[string]int64{"worker_threads": 9}, GuardPass, "zram3 has no size"},
+		{map[string]int64{"reserve": floor}, GuardPass, "populated"},
+		{map[string]int64{"reserve": 0}, GuardFail, "0B populated"},
+	} {
+		in := &inspection{device: 3, before: sample{memory: c.memory}, after: sample{memory: c.memory}}
+		if f := checkReserve(in); f.state != c.state || !strings.Contains(f.seen, c.seen) {
+			t.Errorf("%v: %+v", c.memory, f)
+		}
+	}
+}
+
+// What a worker's death loses depends on the transport, and not on Linux alone.
+func TestResendCheck(t *testing.T) {
+	for _, c := range []struct {
+		transport, resend string
+		state             GuardState
+		seen, not         string
+	}{
+		{TransportPercpu, "yes", GuardPass, "kernel sends again", ""},
+		{TransportPercpu, "no", GuardWarn, "FUSE_NOTIFY_RESEND", ""},
+		{TransportGofuse, "no", GuardWarn, "transport gofuse", "Linux"},
+		{TransportRing, "yes", GuardPass, "keeper's own death ends the mount", "kernel sends again"},
+		{TransportRing, "no", GuardWarn, "FUSE_NOTIFY_RESEND", ""},
+	} {
+		in := &inspection{facts: map[string]string{keyTransport: c.transport, "resend": c.resend}}
+		if f := checkResend(in); f.state != c.state || !strings.Contains(f.seen, c.seen) || c.not != "" && strings.Contains(f.seen, c.not) {
+			t.Errorf("%s, resend %s: %+v", c.transport, c.resend, f)
+		}
+	}
+}
