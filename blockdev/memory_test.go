@@ -38,7 +38,7 @@ const (
 // The request path allocates nothing, whatever becomes of the page.
 func TestNoAllocationPerRequest(t *testing.T) {
 	if invariants.Enabled {
-		t.Skip("the race detector and the invariants allocate; the plain build tests this")
+		t.Skip("needs a build without the race detector and the invariants, which allocate")
 	}
 	for _, frames := range []int{0, 16} {
 		cfg := testConfig(t)
