@@ -223,23 +223,40 @@ func (b *blocks) letGo(w word) {
 }
 
 // check compares the counts with the words. Nobody else changes them meanwhile.
+// What the words count is taken out, which must leave what passers-by do, and put
+// back: a second table would take memory, while requests wait for the check.
 func (b *blocks) check(words func(yield func(w word))) error {
-	want, err := newBlocks(b.n)
-	if err != nil {
-		return err
-	}
-	defer want.close()
-	words(want.name)
+	var err error
+	words(func(w word) {
+		for i, end := w.span(); i < end; i++ {
+			if b.turn(i, 0xff) == 0 && err == nil {
+				err = fmt.Errorf("block %d of the backing device counts fewer users than words name it: %w", i, ErrCorrupt)
+			}
+		}
+	})
 	var others int64
 	for i := range b.n {
-		got, named := b.count(i), want.count(i)
-		if got < named {
-			return fmt.Errorf("block %d of the backing device counts %d users, %d words name it: %w", i, got, named, ErrCorrupt)
+		others += int64(b.count(i))
+	}
+	words(func(w word) {
+		for i, end := w.span(); i < end; i++ {
+			b.turn(i, 1)
 		}
-		others += int64(got - named)
+	})
+	if n := b.passer.Load(); err == nil && others != n {
+		err = fmt.Errorf("blocks of the backing device count %d users that no word names, there are %d: %w", others, n, ErrCorrupt)
 	}
-	if n := b.passer.Load(); others != n {
-		return fmt.Errorf("blocks of the backing device count %d users that no word names, there are %d: %w", others, n, ErrCorrupt)
+	return err
+}
+
+// turn adds to a count, modulo 256, and gives what it was.
+func (b *blocks) turn(block uint64, by uint8) (was uint8) {
+	at, shift := &b.counts[block/4], block%4*8
+	for {
+		old := atomic.LoadUint32(at)
+		was = uint8(old >> shift)
+		if atomic.CompareAndSwapUint32(at, old, old&^(0xff<<shift)|uint32(was+by)<<shift) {
+			return was
+		}
 	}
-	return nil
 }
