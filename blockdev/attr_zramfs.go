@@ -6,6 +6,10 @@ import (
 	"github.com/zramfs/zramfs/stable"
 )
 
+// KeyUpkeep is the line of memory_stat that tells which thread has
+// Config.UpkeepThread called on it; 0: there is none.
+const KeyUpkeep = "upkeep_thread"
+
 // zramfsAttributes: statistics that the kernel does not have, one "name value"
 // a line.
 func zramfsAttributes() []Attribute {
@@ -23,7 +27,7 @@ func zramfsAttributes() []Attribute {
 		},
 		{
 			Dir: DirZramfs, Name: "memory_stat", Mode: 0o444,
-			Help: "where the memory is, in bytes: pool, frames, tables, reserve, waste, buffers and processes",
+			Help: "where the memory is, in bytes: pool, frames, tables, reserve, waste, buffers and processes; which thread commits it",
 			Show: showMemory,
 		},
 	}
@@ -117,6 +121,7 @@ func (d *Device) appendMemory(b []byte) ([]byte, error) {
 		{"waste", p.Waste * PageSize},
 		{"tables", resident - p.Committed*PageSize - frameBytes},
 		{"resident", resident},
+		{KeyUpkeep, k.upkeep.tid.Load()},
 	} {
 		b = fmt.Appendf(b, "%s %d\n", row.name, row.n)
 	}

@@ -95,6 +95,8 @@ type keptBack struct {
 	readErrors    atomic.Int64 // of the device
 	writeErrors   atomic.Int64
 	damaged       atomic.Int64 // pages read back that were not what was written
+
+	populated atomic.Uint64 // 1: the disk is to be swap, so the table of blocks is to be populated
 }
 
 // keptBackAt is where in the region.
@@ -164,6 +166,21 @@ func (d *disk) startBacking() {
 		go d.runFetcher(&d.back.fetcher[i])
 	}
 	go d.runTrimmer()
+	if d.back.kept.populated.Load() != 0 {
+		// Who takes over serves before that is done, as with the reserve: there may be
+		// no memory until it does. What the words name it has touched already.
+		d.wg.Go(func() { _ = d.back.blocks.populate() })
+	}
+}
+
+// populateBacking commits what the disk needs of the backing device before it
+// becomes swap, here and in the next worker: 0.03 % of the device's size.
+func (d *disk) populateBacking() error {
+	if d.back == nil {
+		return nil
+	}
+	d.back.kept.populated.Store(1)
+	return d.back.blocks.populate()
 }
 
 // closeBacking leaves the device alone: a call that still waits for it finds
@@ -253,9 +270,12 @@ func (w word) sameBytes(v word) bool {
 	return (w^v)&plainMask&^flags == 0
 }
 
-// alignedBuffer gives n bytes that begin a page, as direct I/O wants them.
+// alignedBuffer gives n bytes that begin a page, as direct I/O wants them. They
+// are written to: fresh memory of the heap would fault at its first use, with
+// the slot locked whose page is copied there.
 func alignedBuffer(n int) []byte {
 	b := make([]byte, n+PageSize)
+	clear(b)
 	off := int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & (PageSize - 1))
 	return b[off:][:n:n]
 }

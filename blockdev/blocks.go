@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 	"unsafe"
 
-	"golang.org/x/sys/unix"
+	"github.com/zramfs/zramfs/internal/shm"
 )
 
 // Units of the backing device: a place of a backed word counts awayUnit bytes,
@@ -22,13 +22,13 @@ const (
 // is free. There are at most 64 objects in a block and a part of one more.
 //
 // Nothing here takes a lock. The counts are in memory of their own, of which a
-// page comes into being when it is used.
+// page comes into being when it is used, unless the table was populated.
 type blocks struct {
-	mem    []byte   // immutable until close; the mapping of the two below
-	counts []uint32 // four counts in each, changed atomically
-	loose  []uint64 // a bit per block: freed, and the device not told yet
-	n      uint64   // immutable; blocks
-	from   uint64   // of the one who takes: where it looks next
+	mem    *shm.Private // immutable until close; of the two below
+	counts []uint32     // four counts in each, changed atomically
+	loose  []uint64     // a bit per block: freed, and the device not told yet
+	n      uint64       // immutable; blocks
+	from   uint64       // of the one who takes: where it looks next
 
 	used   atomic.Int64 // blocks that are not free
 	passer atomic.Int64 // counts that belong to no word
@@ -38,20 +38,28 @@ type blocks struct {
 func newBlocks(n uint64) (*blocks, error) {
 	n = min(n, maxBlocks)
 	words := int64((n + 63) / 64)
-	mem, err := unix.Mmap(-1, 0, int(roundUp(words*(64+8), PageSize)), unix.PROT_READ|unix.PROT_WRITE,
-		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	mem, err := shm.NewPrivate(words * (64 + 8))
 	if err != nil {
 		return nil, fmt.Errorf("table of %d blocks of the backing device: %w", n, err)
 	}
-	p := unsafe.Pointer(unsafe.SliceData(mem))
+	p := mem.Base()
 	return &blocks{mem: mem, n: n,
 		counts: unsafe.Slice((*uint32)(p), words*16),
 		loose:  unsafe.Slice((*uint64)(unsafe.Add(p, words*64)), words),
 	}, nil
 }
 
+// populate commits the table, so that no use of it faults: it is used while
+// the disk may not become quiet, and by readers of requests.
+func (b *blocks) populate() error {
+	if err := b.mem.Populate(0, b.mem.Size()); err != nil {
+		return fmt.Errorf("populate the table of %d blocks of the backing device: %w", b.n, err)
+	}
+	return nil
+}
+
 func (b *blocks) close() {
-	if err := unix.Munmap(b.mem); err != nil {
+	if err := b.mem.Close(); err != nil {
 		panic(err) // an unmap of what we mapped
 	}
 	b.counts, b.loose = nil, nil
@@ -215,23 +223,40 @@ func (b *blocks) letGo(w word) {
 }
 
 // check compares the counts with the words. Nobody else changes them meanwhile.
+// What the words count is taken out, which must leave what passers-by do, and put
+// back: a second table would take memory, while requests wait for the check.
 func (b *blocks) check(words func(yield func(w word))) error {
-	want, err := newBlocks(b.n)
-	if err != nil {
-		return err
-	}
-	defer want.close()
-	words(want.name)
+	var err error
+	words(func(w word) {
+		for i, end := w.span(); i < end; i++ {
+			if b.turn(i, 0xff) == 0 && err == nil {
+				err = fmt.Errorf("block %d of the backing device counts fewer users than words name it: %w", i, ErrCorrupt)
+			}
+		}
+	})
 	var others int64
 	for i := range b.n {
-		got, named := b.count(i), want.count(i)
-		if got < named {
-			return fmt.Errorf("block %d of the backing device counts %d users, %d words name it: %w", i, got, named, ErrCorrupt)
+		others += int64(b.count(i))
+	}
+	words(func(w word) {
+		for i, end := w.span(); i < end; i++ {
+			b.turn(i, 1)
 		}
-		others += int64(got - named)
+	})
+	if n := b.passer.Load(); err == nil && others != n {
+		err = fmt.Errorf("blocks of the backing device count %d users that no word names, there are %d: %w", others, n, ErrCorrupt)
 	}
-	if n := b.passer.Load(); others != n {
-		return fmt.Errorf("blocks of the backing device count %d users that no word names, there are %d: %w", others, n, ErrCorrupt)
+	return err
+}
+
+// turn adds to a count, modulo 256, and gives what it was.
+func (b *blocks) turn(block uint64, by uint8) (was uint8) {
+	at, shift := &b.counts[block/4], block%4*8
+	for {
+		old := atomic.LoadUint32(at)
+		was = uint8(old >> shift)
+		if atomic.CompareAndSwapUint32(at, old, old&^(0xff<<shift)|uint32(was+by)<<shift) {
+			return was
+		}
 	}
-	return nil
 }

@@ -1,7 +1,6 @@
 package blockdev
 
 import (
-	"bytes"
 	"errors"
 	"time"
 
@@ -71,7 +70,8 @@ func (d *disk) readBack(slot uint64, w word) (often bool) {
 
 // patchBacked writes a part of a page of which the rest came from the device.
 func (d *disk) patchBacked(f *fetcher, r *Request, slot uint64, w word, off, n int) {
-	page := bytes.Clone(f.page)
+	page := f.patch // others who wait for the page want it as it was
+	copy(page, f.page)
 	if r.Op == OpWrite {
 		copy(page[off:], r.Data[r.done:][:n])
 	} else {

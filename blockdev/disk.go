@@ -299,5 +299,5 @@ func (d *disk) populate() error {
 			return fmt.Errorf("populate tables: %w", err)
 		}
 	}
-	return nil
+	return d.populateBacking()
 }

@@ -114,11 +114,12 @@ type fetcher struct {
 	key   *xts.Cipher
 	raw   []byte // blocks as they come
 	page  []byte // the page
+	patch []byte // the page with a part of it written over
 	bytes []byte // in raw: the stored bytes
 }
 
 func (f *fetcher) init(i int, key *xts.Cipher) {
-	f.index, f.raw, f.page = i, alignedBuffer(2*PageSize), make([]byte, PageSize)
+	f.index, f.raw, f.page, f.patch = i, alignedBuffer(2*PageSize), alignedBuffer(PageSize), alignedBuffer(PageSize)
 	if key != nil {
 		f.key = key.Clone()
 	}

@@ -58,9 +58,9 @@ func (d *Device) Compact() (freed int64, err error) {
 	return k.compact()
 }
 
-// Populate commits the tables for n bytes of the disk from off, so that no
-// write there faults a page of them: what a part of a disk needs before it
-// becomes swap.
+// Populate commits the tables for n bytes of the disk from off, and that of the
+// backing device's blocks, so that no write there faults a page of them: what a
+// part of a disk needs before it becomes swap.
 func (d *Device) Populate(off, n int64) error {
 	k, err := d.disked("populate")
 	if err != nil {
@@ -77,5 +77,5 @@ func (d *Device) Populate(off, n int64) error {
 			return fmt.Errorf("populate tables: %w", err)
 		}
 	}
-	return nil
+	return k.populateBacking()
 }

@@ -165,7 +165,7 @@ func TestFailureLeaksNoMapping(t *testing.T) {
 // be: the machine may be short of it.
 func TestCheckIsSmall(t *testing.T) {
 	if invariants.Enabled {
-		t.Skip("builds with checks allocate; the plain build tests this")
+		t.Skip("needs a build without the race detector and the invariants, which allocate")
 	}
 	d := newDevice(t, 1<<40, testConfig(t))
 	for i := range uint64(100) {

@@ -14,7 +14,7 @@ import (
 // there may be none.
 func TestFirstLockDoesNotFault(t *testing.T) {
 	if invariants.Enabled {
-		t.Skip("the race detector and the invariants take memory for a lock; the plain build tests this")
+		t.Skip("needs a build without the race detector and the invariants, which take memory for a lock")
 	}
 	l, err := newLayout(1<<20, -1, 0, 4)
 	if err != nil {

@@ -57,9 +57,9 @@ func (d *disk) takes(s *selector, slot uint64, w word) bool {
 	return s.before == 0 || atomic.LoadUint32(&d.table.atimes[slot]) < s.before
 }
 
-// beginPass makes the caller the disk's only pass until endPass. It gives a
+// beginPass makes the caller the disk's only pass until it calls end. It gives a
 // context that ends with ctx and with the disk.
-func (d *disk) beginPass(ctx context.Context) (context.Context, context.CancelFunc, error) {
+func (d *disk) beginPass(ctx context.Context) (_ context.Context, end context.CancelFunc, _ error) {
 	if !d.pp.mu.TryLock() {
 		return nil, nil, fmt.Errorf("recompress or writeback of this device runs already; wait for its end: %w", ErrAgain)
 	}

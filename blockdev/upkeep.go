@@ -27,6 +27,7 @@ type upkeep struct {
 	short   atomic.Bool   // requests wait for room, and the last round made none
 	commits int64         // upkeep's own; of the pool, when it last woke compressors
 	thread  bool          // it runs on a thread of its own; set by that, which alone commits from then on
+	tid     atomic.Int64  // of that thread; 0: it has none
 	quiet   atomic.Bool   // whoever commits or returns memory now read-holds disk.quiet
 }
 
@@ -87,6 +88,7 @@ func (d *disk) runUpkeep() {
 		runtime.LockOSThread() // for ever: what thread does to it is not undone
 		d.thread(false)
 		d.upkeep.thread = true
+		d.upkeep.tid.Store(int64(unix.Gettid()))
 	}
 	second := time.NewTicker(time.Second)
 	defer second.Stop()

@@ -14,7 +14,7 @@ var pooled = map[string]bool{"zstd": true, "minlz": true, "s2": true}
 
 func TestNoAllocations(t *testing.T) {
 	if invariants.Enabled {
-		t.Skip("under the race detector a sync.Pool drops what it is given")
+		t.Skip("needs a build without the race detector, under which a sync.Pool drops what it is given")
 	}
 	pages := sample(t, 7)
 	for _, p := range every() {

@@ -18,7 +18,7 @@ const legacyMagic = 0x184C2102
 func lz4Tool(t *testing.T) string {
 	tool, err := exec.LookPath("lz4")
 	if err != nil {
-		t.Skip("no lz4 tool: install Debian's lz4")
+		t.Skip("needs the lz4 tool (Debian: lz4)")
 	}
 	return tool
 }

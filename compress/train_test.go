@@ -12,7 +12,7 @@ import (
 // TestTrain: pages that it has not seen take less with a dictionary than without.
 func TestTrain(t *testing.T) {
 	if invariants.Enabled {
-		t.Skip("takes seconds of CPU time, and more with checks; the plain build tests this")
+		t.Skip("needs a build without checks, which takes seconds of CPU time and no more")
 	}
 	var learn, others [][]byte
 	for i, p := range testpages.Pages(t) {

@@ -360,7 +360,7 @@ func TestClasses(t *testing.T) {
 
 func TestNothingAllocates(t *testing.T) {
 	if invariants.Enabled {
-		t.Skip("the race detector and the invariants allocate; the plain build tests this")
+		t.Skip("needs a build without the race detector and the invariants, which allocate")
 	}
 	r := newRig(t, 8, 2, 4000)
 	rng := rand.New(rand.NewPCG(3, 3))

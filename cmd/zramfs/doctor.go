@@ -18,7 +18,7 @@ func doctorCommand() *cobra.Command {
 			"changes nothing. It prints a line per guard: its state, its name, and what was seen; where one is missing, why it " +
 			"matters and what to do.\n\n" +
 			"States: pass; fail (exit code 9); warn: missing, and this machine cannot have it; unknown: it cannot be told; " +
-			"not swap: it is set when the disk becomes swap.",
+			"not swap: it matters only while the disk is swap.",
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			d, err := keeper.Doctor(args[0])

@@ -22,12 +22,13 @@ func TestMain(m *testing.M) {
 }
 
 // TestScripts runs the command as a user does, with real mounts. A script that
-// leaves a mount, a loop device or a process behind fails.
+// leaves a mount, swap, a loop device or a process behind fails.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
-			env.Setenv("NAME", "test-"+strconv.Itoa(os.Getpid())+"-"+filepath.Base(env.WorkDir))
+			name := "test-" + strconv.Itoa(os.Getpid()) + "-" + filepath.Base(env.WorkDir)
+			env.Setenv("NAME", name)
 			rounds := 100
 			if invariants.Enabled { // a race build starts slowly
 				rounds = 5
@@ -38,7 +39,7 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("DEPLOY", deploy)
-			env.Defer(func() { sweep(t, env.WorkDir) })
+			env.Defer(func() { sweep(t, name, env.WorkDir) })
 			return os.Mkdir(filepath.Join(env.WorkDir, "mp"), 0o755)
 		},
 		Condition: func(cond string) (bool, error) {
@@ -136,18 +137,6 @@ func damage(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("worker %s has no region of a disk", pid)
 }
 
-// nothing: no mount, loop device or process is below the script's directory.
-func nothing(ts *testscript.TestScript, _ bool, _ []string) {
-	dir := ts.Getenv("WORK")
-	for range 200 { // a zramfs that was told to go may need a moment
-		if leftovers(dir) == nil {
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	ts.Fatalf("left behind: %q", leftovers(dir))
-}
-
 // await COMMAND...: until the command succeeds, for a minute.
 func await(ts *testscript.TestScript, neg bool, args []string) {
 	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); {
@@ -157,60 +146,4 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	ts.Fatalf("it never came: %q", args)
-}
-
-// leftovers says what of ours is below a directory.
-func leftovers(dir string) []string {
-	var left []string
-	mounts, _ := host.Mounts()
-	for _, m := range mounts {
-		if host.Below(m.Point, dir) {
-			left = append(left, "mount "+m.Point)
-		}
-	}
-	loops, _ := host.LoopsBelow(dir)
-	for _, l := range loops {
-		left = append(left, l.Path)
-	}
-	return append(left, processes(dir)...)
-}
-
-// processes lists keepers and workers that serve below a directory.
-func processes(dir string) []string {
-	var found []string
-	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, file := range files {
-		text, _ := os.ReadFile(file)
-		args := strings.Split(string(text), "\x00")
-		if len(args) > 2 && args[0] == "zramfs" && host.Below(args[2], dir) {
-			found = append(found, "process "+strings.Join(args, " "))
-		}
-	}
-	return found
-}
-
-// sweep cleans up after a script, and fails the test if there was need to.
-func sweep(t *testing.T, dir string) {
-	for range 200 {
-		if leftovers(dir) == nil {
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	t.Errorf("left behind: %q", leftovers(dir))
-	loops, _ := host.LoopsBelow(dir)
-	for _, l := range loops {
-		_ = host.SwapOff(l.Path)
-		if err := host.DetachLoop(l.Path); err != nil {
-			t.Error(err)
-		}
-	}
-	mounts, _ := host.Mounts()
-	for _, m := range mounts {
-		if host.Below(m.Point, dir) {
-			if err := host.Unmount(m.Point, true); err != nil {
-				t.Error(err)
-			}
-		}
-	}
 }

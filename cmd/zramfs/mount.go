@@ -55,7 +55,8 @@ func mountCommand() *cobra.Command {
 	limitFlags(cmd, &c.Recompress, &c.Dictionary, &c.LimitPolicy)
 	f.IntVar(&c.Segments, "segments", 0, "files dev/zram0.0, dev/zram0.1, ... over equal parts of zram0, at most 16; 0 is none")
 	f.StringVar(&c.Transport, "transport", c.Transport, "connection to the kernel: "+strings.Join(keeper.Transports(), ", ")+
-		"; with ring the death of the keeper ends the mount")
+		"; auto is percpu for root, else gofuse; one that is named and cannot be had is refused (exit code 8, or 5 without root); "+
+		"with ring the death of the keeper ends the mount")
 	enableURingFlag(cmd, &c.EnableURing)
 	f.BoolVar(&c.Foreground, "foreground", false, "serve in this process, until it is unmounted or gets SIGINT or SIGTERM")
 	f.BoolVar(&c.AllowOther, "allow-other", false, "let other users see the tree, as its modes allow")

@@ -59,7 +59,7 @@ func swapOnCommand() *cobra.Command {
 	f.IntVar(&c.Segments, "segments", 0, "into how many parts to cut the swap, each with a loop device, at most 16 (default: by size; 1 where any data fit)")
 	f.IntVar(&c.WriteBehind, "write-behind", 0, "frames for pages that are acknowledged before they are compressed; 0 is off")
 	f.StringVar(&c.Transport, "transport", c.Transport, "connection to the kernel: "+strings.Join(keeper.SwapTransports(), ", ")+
-		"; with ring the death of the keeper is the end of the swap")
+		"; one that cannot be had is refused (exit code 8); with ring the death of the keeper is the end of the swap")
 	enableURingFlag(cmd, &c.EnableURing)
 	f.StringVar(&c.Name, "name", defaultName, "name of the mount under "+keeper.RunDir)
 	f.BoolVar(&c.Force, "force", false, "go on although something is missing that keeps the machine safe")

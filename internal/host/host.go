@@ -39,6 +39,7 @@ func Version() string {
 const (
 	CapIPCLock     = 14
 	CapSysAdmin    = 21
+	CapSysNice     = 23
 	CapSysResource = 24
 )
 

@@ -35,7 +35,7 @@ func TestSwapIn(t *testing.T) {
 func TestMeter(t *testing.T) {
 	m, err := OpenMeter()
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("needs /proc/swaps and /proc/meminfo: %v", err)
 	}
 	defer m.Close()
 	device := PrepareSwapDevice(1<<20-1, 5)

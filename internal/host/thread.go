@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -201,6 +202,17 @@ func SetPolicy(tid, policy, priority int) error {
 		return fmt.Errorf("schedule thread %d: %w", tid, err)
 	}
 	return nil
+}
+
+// MayBeUrgent says whether this process could give a thread SCHED_FIFO: some
+// cgroups grant it to nobody, whatever the capabilities.
+func MayBeUrgent() bool {
+	granted := make(chan bool)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		granted <- SetPolicy(0, unix.SCHED_FIFO, 1) == nil
+	}()
+	return <-granted
 }
 
 // Urgency gives a thread first place on its CPU: SCHED_FIFO, or, where memory is

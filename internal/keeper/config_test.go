@@ -2,12 +2,15 @@ package keeper
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zramfs/zramfs/internal/fuseconn"
 )
 
 // wantError checks the exit code of an error and words of its sentence.
@@ -100,6 +103,20 @@ func TestConfigRefuses(t *testing.T) {
 		c := good
 		spoil(&c)
 		wantError(t, c.Check(), CodeUsage, words)
+	}
+}
+
+// Who asks for rings that are not to be had is told so, and gets nothing else.
+func TestNoRing(t *testing.T) {
+	wantError(t, initError(fmt.Errorf("INIT: %w", fuseconn.ErrNoRing)), CodeLacking, "use --transport percpu")
+	if err := initError(unix.EIO); !errors.Is(err, unix.EIO) || ExitCode(err) != CodeFailure {
+		t.Errorf("another error became %v", err)
+	}
+	c := Config{Transport: TransportRing}
+	wantError(t, c.checkRing(false), CodeNotPermitted, "needs root")
+	c.Transport = TransportAuto
+	if err := c.checkTransport(); err != nil || c.Transport == TransportRing || c.Transport == TransportAuto {
+		t.Errorf("auto became %s, %v", c.Transport, err)
 	}
 }
 

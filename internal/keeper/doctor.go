@@ -64,7 +64,7 @@ func diagnose(point string) (Diagnosis, error) {
 	}
 	d := Diagnosis{Mountpoint: point, Swap: in.swap > 0}
 	for _, g := range guards() {
-		f := finding{GuardIdle, "set when it becomes swap"}
+		f := finding{GuardIdle, "matters only while it is swap"}
 		if !g.swapOnly || d.Swap {
 			f = g.check(in)
 		}

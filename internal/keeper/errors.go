@@ -23,7 +23,7 @@ const (
 	CodeNotPermitted             // needs more privilege
 	CodeNoAttribute              // no such attribute or device
 	CodeMountpoint               // the mount point is missing, no directory, not empty, or taken
-	CodeLacking                  // the machine lacks something: /dev/fuse, a loop device, pages of 4096 bytes
+	CodeLacking                  // the machine lacks something: /dev/fuse, a loop device, rings, pages of 4096 bytes
 	CodeUnsafe                   // doctor or swapon: something that keeps the machine safe is missing
 	CodeDamaged                  // check: a disk is damaged
 	codes
@@ -41,7 +41,7 @@ func CodeHelp() []string {
 		CodeNoAttribute:  "no such attribute or device",
 		CodeMountpoint:   "the mount point is missing, not a directory, not empty, or already mounted",
 		CodeLacking: "the machine lacks something: /dev/fuse, a free loop device, " +
-			"or pages of 4096 bytes",
+			"FUSE over io_uring where ring was asked for, or pages of 4096 bytes",
 		CodeUnsafe:  "a guard that this machine could have is missing: zramfs doctor says which",
 		CodeDamaged: "a disk is damaged: zramfs check says where",
 	}

@@ -31,11 +31,7 @@ func processGuards() []guard {
 			name: guardReserve, must: true, optional: true, check: checkReserve,
 			why:  "a page that is swapped out needs a place at once; without populated pages at hand it waits for memory",
 			todo: "free memory on this machine: the reserve is filled again as soon as there is some",
-		}, {
-			name: guardUpkeep, optional: true, swapOnly: true, check: checkUpkeep,
-			why:  "the thread that gets the store its memory competes for it with the programs that are being swapped out",
-			todo: "use zramfs swapon, and with CAP_SYS_NICE; a container needs --cap-add SYS_NICE",
-		}, {
+		}, upkeepGuard(), {
 			name: guardFlusher, must: true, optional: true, check: checkFlusher,
 			why: "a thread without PR_SET_IO_FLUSHER that allocates may be made to swap out pages, " +
 				"or to wait for kswapd, which waits for the daemon",
@@ -64,7 +60,7 @@ func processGuards() []guard {
 		}, {
 			name: guardResend, check: checkResend,
 			why:  "without it the requests that a worker had when it died are lost: the mount ends, and programs in swap with it",
-			todo: "use Linux 6.9 or later",
+			todo: "use Linux 6.9 or later, and mount as root with transport percpu",
 		}, {
 			name: guardStandby, optional: true, swapOnly: true, check: checkStandby, apply: awaitStandby,
 			why:  "to start a new worker takes memory, which there may not be when the old one dies",
@@ -124,41 +120,6 @@ func checkTables(in *inspection) finding {
 		return fail("tables of %s, %s needed for %s of swap", HumanSize(have), HumanSize(need), HumanSize(in.swap))
 	}
 	return pass("tables of %s for %s of swap, request buffers of %s", HumanSize(have), HumanSize(in.swap), HumanSize(bytes))
-}
-
-func checkReserve(in *inspection) finding {
-	floor, told := in.after.memory["reserve_floor"]
-	if !told {
-		floor, _ = reserve()
-	}
-	// It dips below its floor before it is filled up.
-	have := max(in.before.memory["reserve"], in.after.memory["reserve"])
-	if have < floor {
-		return fail("%s populated, %s expected", HumanSize(have), HumanSize(floor))
-	}
-	return pass("%s populated, floor %s", HumanSize(have), HumanSize(floor))
-}
-
-// checkUpkeep looks for the worker's urgent thread.
-func checkUpkeep(in *inspection) finding {
-	for _, p := range in.procs {
-		if p.name != memberWorker {
-			continue
-		}
-		threads, err := host.Threads(p.pid)
-		if err != nil {
-			return unknown(err)
-		}
-		for _, t := range threads {
-			switch {
-			case t.Policy == unix.SCHED_FIFO:
-				return pass("SCHED_FIFO %d", t.Priority)
-			case t.Urgent():
-				return pass("nice %d, while there is no memory to be had", t.Nice)
-			}
-		}
-	}
-	return lack("of ordinary priority")
 }
 
 func checkFlusher(in *inspection) finding {
@@ -308,7 +269,12 @@ func checkReaders(in *inspection) finding {
 }
 
 func checkResend(in *inspection) finding {
-	if in.facts["resend"] == "yes" {
+	switch again := in.facts["resend"] == "yes"; {
+	case in.facts[keyTransport] == TransportGofuse:
+		return lack("not with transport gofuse: the death of a worker ends the mount")
+	case again && in.facts[keyTransport] == TransportRing:
+		return pass("the keeper's rings still hold what a dead worker had; the keeper's own death ends the mount")
+	case again:
 		return pass("the kernel sends again what a dead worker had")
 	}
 	return lack("Linux %s has no FUSE_NOTIFY_RESEND: the death of a worker ends the mount", host.Version())

@@ -109,6 +109,15 @@ func (k *keeper) startPump() error {
 	return nil
 }
 
+// initError gives the exit code to a kernel that offers no rings after all, as
+// when the switch was turned off since it was looked at.
+func initError(err error) error {
+	if errors.Is(err, fuseconn.ErrNoRing) {
+		return &Error{CodeLacking, "the kernel offers no rings to this mount: use --transport percpu", err}
+	}
+	return err
+}
+
 // heldConn is a connection whose files the keeper holds.
 type heldConn interface {
 	fuseconn.Conn

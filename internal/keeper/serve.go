@@ -331,7 +331,7 @@ func (w *worker) connect(s *service, poison []uint64) error {
 	} else {
 		s.cpu.Succeed(w.header.savedInit(), poison)
 		if err := s.cpu.Init(); err != nil {
-			return err
+			return initError(err)
 		}
 	}
 	return nil

@@ -95,7 +95,7 @@ func guarded(t *testing.T, scarce bool) (page *roomPage, look func(), trigger st
 	}
 	g := guardian{page: page, crash: &crashRecord{}, trigger: f, scarce: func(int64, int64) bool { return scarce }}
 	if g.meter, err = host.OpenMeter(); err != nil {
-		t.Skip(err)
+		t.Skipf("needs /proc/swaps and /proc/meminfo: %v", err)
 	}
 	t.Cleanup(func() {
 		f.Close()
@@ -136,7 +136,7 @@ func TestGuardian(t *testing.T) {
 func TestSwapThreads(t *testing.T) {
 	loops, err := filepath.Glob("/sys/block/loop[0-9]*/inflight")
 	if err != nil || len(loops) == 0 {
-		t.Skip("no loop device on this machine")
+		t.Skip("needs a loop device")
 	}
 	page := &roomPage{}
 	page.segment.Store(1000)
@@ -147,7 +147,7 @@ func TestSwapThreads(t *testing.T) {
 	page.total.Store(1)
 	threads, err := startSwapThreads(page, &crashRecord{}, filepath.Join(t.TempDir(), "none"), nil, nil)
 	if err != nil {
-		t.Skip(err) // no loop0
+		t.Skipf("needs /dev/loop0 and what /proc and /sys tell of it: %v", err)
 	}
 	for range 20 {
 		time.Sleep(10 * time.Millisecond)

@@ -27,7 +27,7 @@ func idleKeeper(t *testing.T) *keeper {
 		t.Fatal(err)
 	}
 	if k.program, err = os.Open("/bin/true"); err != nil {
-		t.Skip(err)
+		t.Skipf("needs a program to run: %v", err)
 	}
 	t.Cleanup(func() {
 		close(k.ended)
@@ -43,7 +43,7 @@ func sleeper(t *testing.T, k *keeper, at stage) *process {
 	t.Helper()
 	cmd := exec.Command("sleep", "1000")
 	if err := cmd.Start(); err != nil {
-		t.Skip(err)
+		t.Skipf("needs a program to run: %v", err)
 	}
 	p := &process{pid: cmd.Process.Pid, over: make(chan struct{}), stage: at, served: at == serving}
 	ours, theirs, err := controlPair()

@@ -67,7 +67,7 @@ func TestRound(t *testing.T) {
 func TestFutex(t *testing.T) {
 	r, w := newRing(t, 8), word(t)
 	if err := r.Probe(); err != nil {
-		t.Skip(err)
+		t.Skipf("needs io_uring with futexes (Linux 6.7): %v", err)
 	}
 	r.Next().FutexWait(w, 0, 2)
 	if errno := r.Enter(0); errno != 0 {
