@@ -42,6 +42,7 @@ fuzz_all() {
 
 for load in file loop swap; do part "kill-$load" scripts/kill-test.sh "$kills" "$load"; done
 part vm scripts/vm.sh --matrix
+part ablation scripts/vm.sh --ablate all
 part integration env ZRAMFS_LONG=1 go test ./test/integration -count=1 -v -timeout 6h
 part container scripts/integration.sh
 part models env ZRAMFS_LONG=1 go test ./blockdev -run 'Model|Metamorphic' -count=1 -v -timeout 2h

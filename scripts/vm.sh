@@ -4,7 +4,7 @@
 #
 #   scripts/vm.sh --short             what make test runs
 #   scripts/vm.sh --matrix            every scenario in every size, for hours; goes on where it stopped
-#   scripts/vm.sh --ablate a,b,c      guards switched off one by one
+#   scripts/vm.sh --ablate a,b,c      guards switched off one by one, to see what each is worth; all: every one
 #   scripts/vm.sh --list              the scenarios
 #   scripts/vm.sh --run full --memory 128 --cpus 1 -v            one by hand, with all that the guest says
 #   scripts/vm.sh --run eater --set EAT=150 --set 'SWAPON=--size 1G'
