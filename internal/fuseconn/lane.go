@@ -8,6 +8,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/internal/percpu"
 	"github.com/zramfs/zramfs/internal/uring"
 )
@@ -52,13 +53,7 @@ func (ln *lane) loop(pinned func(error)) {
 		pinned(err)
 	}
 	batch()
-	for i := range ln.entries {
-		ln.take(i, ln)
-	}
-	ln.parked.Add(0) // see take
-	ln.scanned.Store(true)
-	ln.wakePump() // which the worker before may have been about to do, as below
-	uring.Wake(&ln.turn)
+	ln.begin()
 	for {
 		// It is given back by who has it only: todo may be filled at any time.
 		for ln.turn.Load() == turnPump {
@@ -74,10 +69,28 @@ func (ln *lane) loop(pinned func(error)) {
 			ln.idle.Store(false)
 		}
 		ln.serve()
-		ln.parked.Add(0) // see take
-		ln.turn.Store(turnPump)
-		uring.Wake(&ln.turn)
+		ln.yield()
 	}
+}
+
+// begin looks at every entry: an earlier worker may have left something there.
+func (ln *lane) begin() {
+	for i := range ln.entries {
+		ln.take(i, ln)
+	}
+	ln.parked.Add(0) // see take
+	ln.scanned.Store(true)
+	ln.wakePump() // which the worker before may have been about to do, as in yield
+	uring.Wake(&ln.turn)
+}
+
+// yield gives the pump its turn.
+func (ln *lane) yield() {
+	ln.parked.Add(0) // see take
+	invariants.CrashPoint("ring.turn")
+	ln.turn.Store(turnPump)
+	invariants.CrashPoint("ring.turned")
+	uring.Wake(&ln.turn)
 }
 
 // end stops the thread.
@@ -138,9 +151,11 @@ func (ln *lane) help() bool {
 // claim has by's thread serve an entry that is to do, unless another was faster.
 func (ln *lane) claim(w, bit int, by *lane) bool {
 	mask := uint64(1) << bit
+	invariants.CrashPoint("ring.claim")
 	if ln.todo[w].And(^mask)&mask == 0 {
 		return false
 	}
+	invariants.CrashPoint("ring.claimed")
 	if i := w*64 + bit; i < len(ln.entries) {
 		ln.take(i, by)
 	}
@@ -187,6 +202,7 @@ func (ln *lane) take(i int, by *lane) {
 		return
 	}
 	e.begun.Store(id)
+	invariants.CrashPoint("ring.begun")
 	h := e.request()
 	h.Unique = r.unique
 	if !ln.isDisk(h) {

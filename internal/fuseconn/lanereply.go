@@ -6,6 +6,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/internal/uring"
 )
 
@@ -24,11 +25,13 @@ func (ln *lane) handOver(r *Request, by *lane) {
 	if h.Opcode == opRelease && ln.letGo(r, by) {
 		return
 	}
-	if h.Opcode == opWrite {
-		if w := (*fuse.WriteIn)(unsafe.Pointer(h)); w.Size > attributeMax {
-			w.Size, n = attributeMax, rwInSize+attributeMax
-			w.Length = uint32(n)
-		}
+	// By the length that came: a worker that died may have cut it already.
+	if most := rwInSize + attributeMax; h.Opcode == opWrite && n > most {
+		w := (*fuse.WriteIn)(unsafe.Pointer(h))
+		w.Size = attributeMax
+		invariants.CrashPoint("ring.cut")
+		w.Length, n = uint32(most), most
+		invariants.CrashPoint("ring.cut.length")
 	}
 	var s *slot
 	if !ln.full(controlRest(ln.own)) {
@@ -62,6 +65,7 @@ func (ln *lane) reply(r *Request, n int, errno syscall.Errno) {
 	case r.Op == Write:
 		size = writeOutSize
 		*(*fuse.WriteOut)(unsafe.Pointer(&r.page[0])) = fuse.WriteOut{Size: uint32(n)}
+		invariants.CrashPoint("ring.reply.size")
 	}
 	r.entry.reply(r.ID(), size, int32(errno))
 	ln.control.before.answered()
@@ -85,7 +89,10 @@ func (ln *lane) give(place int, by *lane) {
 }
 
 // tell says that an entry is answered.
-func (ln *lane) tell(i int) { ln.ready[i/64].Or(1 << (i % 64)) }
+func (ln *lane) tell(i int) {
+	ln.ready[i/64].Or(1 << (i % 64))
+	invariants.CrashPoint("ring.told")
+}
 
 // answerLate answers a parked request, from any thread.
 func (ln *lane) answerLate(r *Request, n int, errno syscall.Errno) {
@@ -105,7 +112,9 @@ func (ln *lane) release(place int) {
 
 // wakePump wakes the pump if it waits for the kernel.
 func (ln *lane) wakePump() {
+	invariants.CrashPoint("ring.late")
 	ln.late.Add(1)
+	invariants.CrashPoint("ring.woken")
 	uring.Wake(&ln.late)
 }
 
@@ -117,7 +126,7 @@ func (ln *lane) answerControl(r *Request, reply []byte) {
 	if n > len(r.page) {
 		n, errno = 0, int32(syscall.EIO)
 	}
-	copy(r.page, reply[outHeaderSize:][:n])
+	invariants.Copy("ring.control", r.page, reply[outHeaderSize:][:n])
 	r.entry.reply(r.ID(), n, errno)
 	ln.release(r.place)
 }
