@@ -30,7 +30,7 @@ step "go vet"
 go vet ./...
 tests "unit" "${units[@]}"
 tests "race detector" -race -short "${units[@]}"
-tests "crash points" -tags crashpoints -run Crash ./pool ./blockdev ./internal/fusefs
+tests "crash points" -tags crashpoints -run Crash ./pool ./blockdev ./internal/fuseconn ./internal/fusefs ./internal/keeper
 tests "order of locks, audited promises" -tags invariants -short ./blockdev ./compress ./internal/invariants ./pool ./stable
 step "guests whose only swap is zramfs"
 guests=0

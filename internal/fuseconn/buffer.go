@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"unsafe"
+
+	"github.com/zramfs/zramfs/internal/invariants"
 )
 
 // Memory is where request buffers lie: a shared region (*shm.Region), so that
@@ -164,14 +166,19 @@ func indexAt(b []byte) *index { return (*index)(unsafe.Pointer(unsafe.SliceData(
 
 // open notes a request that was read.
 func (x *index) open(unique uint64) {
+	invariants.CrashPoint("conn.open")
 	x.unique.Store(unique &^ resent)
+	invariants.CrashPoint("conn.open.unique")
 	x.state.Store(indexOpen)
+	invariants.CrashPoint("conn.opened")
 }
 
 // close notes that the request was answered. It panics when it was before:
 // whoever answers twice has already lost the buffer to another request.
 func (x *index) close() {
+	invariants.CrashPoint("conn.close")
 	if !x.state.CompareAndSwap(indexOpen, indexAnswered) {
 		panic(fmt.Sprintf("fuseconn: request %d answered twice", x.unique.Load()))
 	}
+	invariants.CrashPoint("conn.closed")
 }

@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/zramfs/zramfs/internal/invariants"
 )
 
 // control is the one thread that answers what is not for a disk, through
@@ -51,6 +53,7 @@ func newControl(tree fuse.RawFileSystem, opts *fuse.MountOptions, slots, reply [
 		reply: reply, before: b, free: make(chan *slot, n), todo: make(chan *slot, n), releases: newReleases(releases),
 	}
 	c.slow = newSlow(tree, n)
+	c.slow.start = c.slow.running.Go
 	opts.PanicHandler = endByPanic
 	c.proto = fuse.NewProtocolServer(tree, opts)
 	for i := range n {
@@ -88,20 +91,21 @@ func (rd *reader) handOver(r *Request, n int) {
 		return
 	}
 	s.n, s.fd, s.large, s.ring = n, rd.fd, nil, false
+	if n > slotMax && len(rd.spare) == 0 {
+		rd.control.free <- s
+		rd.refuse(r, unique, syscall.EAGAIN)
+		return
+	}
 	if h.Opcode != opInterrupt { // which is not answered
 		s.index.open(unique)
 	}
 	if n <= slotMax {
-		copy(s.mem[slotRequest:], r.head[requestAt:])
+		invariants.Copy("conn.slot", s.mem[slotRequest:], r.head[requestAt:])
 		if n > rwInSize {
-			copy(s.mem[slotRequest+rwInSize:], r.page[:n-rwInSize])
+			invariants.Copy("conn.slot.data", s.mem[slotRequest+rwInSize:], r.page[:n-rwInSize])
 		}
+		invariants.CrashPoint("conn.slot.full")
 		rd.control.todo <- s
-		return
-	}
-	if len(rd.spare) == 0 {
-		rd.control.free <- s
-		rd.refuse(r, unique, syscall.EAGAIN)
 		return
 	}
 	s.large = r
@@ -119,7 +123,9 @@ func (rd *reader) refuse(r *Request, unique uint64, errno syscall.Errno) {
 func (rd *reader) deny(r *Request, unique uint64, errno syscall.Errno) {
 	out := (*fuse.OutHeader)(unsafe.Pointer(&r.head[replyAt]))
 	*out = fuse.OutHeader{Length: uint32(outHeaderSize), Status: -int32(errno), Unique: unique}
+	invariants.CrashPoint("conn.deny")
 	send(rd.fd, unsafe.Pointer(out), outHeaderSize)
+	invariants.CrashPoint("conn.denied")
 }
 
 // request is the bytes of the request: header at the start, contiguous.
@@ -187,6 +193,7 @@ func (s *slot) answer(reply []byte) {
 		s.large = nil // and it may be in use again
 		return
 	}
+	invariants.CrashPoint("conn.control.answer")
 	send(s.fd, unsafe.Pointer(unsafe.SliceData(reply)), len(reply))
 }
 

@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/zramfs/zramfs/internal/invariants"
 )
 
 // PerCPUConfig is what a PerCPU connection is made of. The files and the
@@ -127,13 +129,20 @@ func (p *PerCPU) Init() error {
 	}
 	if p.cfg.Resume != nil {
 		// What was open comes again, into whichever buffer.
-		p.cfg.Layout.indices(p.cfg.Memory, len(p.readers), func(x *index) { x.state.Store(indexFree) })
+		p.cfg.Layout.indices(p.cfg.Memory, len(p.readers), func(x *index) {
+			if x.state.Load() != indexFree {
+				invariants.CrashPoint("conn.forget")
+				x.state.Store(indexFree)
+				invariants.CrashPoint("conn.forgot")
+			}
+		})
 		return nil
 	}
 	if p.cfg.SaveInit != nil {
 		if err := p.cfg.SaveInit(saved); err != nil {
 			return fmt.Errorf("fuseconn: save INIT: %w", err)
 		}
+		invariants.CrashPoint("conn.init")
 	}
 	if gone, errno := send(p.cfg.Main.Fd(), unsafe.Pointer(&p.control.reply[0]), n); errno != 0 {
 		return fmt.Errorf("fuseconn: answer INIT: %w", errno)

@@ -272,25 +272,14 @@ func (p *Pump) watch() {
 	}
 }
 
-// commit prepares to answer what is ready. A bit may be there for nothing: a
-// worker that takes over does not know what the one before has said.
+// commit prepares to answer what is ready.
 func (ln *pumpLane) commit() {
 	for w := range ln.words() {
-		if ln.ready[w].Load() == 0 {
-			continue
-		}
-		for set := ln.ready[w].Swap(0); set != 0; set &= set - 1 {
+		for set := ln.answered(w); set != 0; set &= set - 1 {
 			i := w*64 + bits.TrailingZeros64(set)
-			if i >= len(ln.entries) {
-				continue
+			if id, ok := ln.clear(i); ok {
+				ln.command(i, cmdCommit, id)
 			}
-			e := &ln.entries[i]
-			id := e.given.Load()
-			if id == 0 || e.done.Load() != id {
-				continue
-			}
-			e.given.Store(0)
-			ln.command(i, cmdCommit, id)
 		}
 	}
 }
@@ -313,9 +302,7 @@ func (ln *pumpLane) reap() (given int) {
 			ln.alive--
 			ln.failed = syscall.Errno(-res.N)
 		default:
-			e := &ln.entries[res.User]
-			e.given.Store(e.ringHead.commit)
-			ln.todo[res.User/64].Or(1 << (res.User % 64))
+			ln.bring(int(res.User), ln.entries[res.User].ringHead.commit)
 			given++
 		}
 	}

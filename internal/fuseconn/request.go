@@ -5,6 +5,8 @@ import (
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/zramfs/zramfs/internal/invariants"
 )
 
 // Request is one request for a disk, and the buffer it lies in. It is made
@@ -116,6 +118,7 @@ func (r *Request) answer(n int, errno syscall.Errno) {
 	}
 	out := (*fuse.OutHeader)(unsafe.Pointer(&r.head[at]))
 	*out = fuse.OutHeader{Length: uint32(length), Status: -int32(errno), Unique: r.unique}
+	invariants.CrashPoint("conn.answer")
 	gone, failed := send(r.reader.fd, unsafe.Pointer(out), length)
 	if failed != 0 && length > outHeaderSize {
 		// The kernel could not copy it; it must at least not wait.

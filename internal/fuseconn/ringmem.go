@@ -9,6 +9,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/internal/percpu"
 )
 
@@ -205,15 +206,24 @@ func (e *ringEntry) keep(disk func(h *fuse.InHeader) bool) bool {
 		at, saved = requestAt, min(int(e.payload), writeOutSize)
 		first = min(first, rwInSize-inHeaderSize)
 	}
-	copy(e.head[at:], e.inOut[:inHeaderSize])
-	copy(e.head[at+inHeaderSize:], e.opIn[:first])
-	copy(e.head[savedAt:], e.page[:saved])
-	e.at, e.n, e.saved = uint32(at), h.Length, uint32(saved)
+	invariants.Copy("ring.keep", e.head[at:], e.inOut[:inHeaderSize])
+	invariants.Copy("ring.keep.first", e.head[at+inHeaderSize:], e.opIn[:first])
+	invariants.Copy("ring.keep.payload", e.head[savedAt:], e.page[:saved])
+	invariants.CrashPoint("ring.keep.bytes")
+	e.at = uint32(at)
+	invariants.CrashPoint("ring.keep.at")
+	e.n = h.Length
+	invariants.CrashPoint("ring.keep.length")
+	e.saved = uint32(saved)
+	invariants.CrashPoint("ring.kept")
 	return true
 }
 
 // restore puts back what the answer of a dead worker may have overwritten.
-func (e *ringEntry) restore() { copy(e.page, e.head[savedAt:][:e.saved]) }
+func (e *ringEntry) restore() {
+	invariants.Copy("ring.restore", e.page, e.head[savedAt:][:e.saved])
+	invariants.CrashPoint("ring.restored")
+}
 
 // request is the header of the request, which begins what /dev/fuse would have
 // given.
@@ -223,12 +233,53 @@ func (e *ringEntry) request() *fuse.InHeader {
 
 // reply writes the reply's header. n bytes of reply are in page.
 func (e *ringEntry) reply(id uint64, n int, errno int32) {
+	invariants.CrashPoint("ring.reply")
 	*(*fuse.OutHeader)(unsafe.Pointer(&e.inOut)) = fuse.OutHeader{Length: uint32(outHeaderSize + n), Status: -errno, Unique: id}
+	invariants.CrashPoint("ring.reply.header")
 	e.payload = uint32(n)
+	invariants.CrashPoint("ring.reply.length")
 	e.done.Store(id)
+	invariants.CrashPoint("ring.done")
 }
 
-// openIn lists the requests that a worker had begun and not answered.
+// bring notes a request that the kernel has put in an entry: the pump's.
+func (v *laneView) bring(i int, id uint64) {
+	invariants.CrashPoint("pump.bring")
+	v.entries[i].given.Store(id)
+	invariants.CrashPoint("pump.given")
+	v.todo[i/64].Or(1 << (i % 64))
+	invariants.CrashPoint("pump.brought")
+}
+
+// answered gives the bits of a word of entries that may be answered: the pump's.
+func (v *laneView) answered(w int) (set uint64) {
+	if v.ready[w].Load() == 0 {
+		return 0
+	}
+	invariants.CrashPoint("pump.ready")
+	set = v.ready[w].Swap(0)
+	invariants.CrashPoint("pump.taken")
+	return set
+}
+
+// clear takes a request out of its entry, to have it committed: the pump's. A bit
+// may be there for nothing: a worker that takes over does not know what the one
+// before has said.
+func (v *laneView) clear(i int) (id uint64, ok bool) {
+	if i >= len(v.entries) {
+		return 0, false
+	}
+	e := &v.entries[i]
+	if id = e.given.Load(); id == 0 || e.done.Load() != id {
+		return 0, false
+	}
+	invariants.CrashPoint("pump.clear")
+	e.given.Store(0)
+	invariants.CrashPoint("pump.cleared")
+	return id, true
+}
+
+// open lists the requests that a worker had begun and not answered.
 func (v *laneView) open(ids []uint64) []uint64 {
 	for i := range v.entries {
 		e := &v.entries[i]

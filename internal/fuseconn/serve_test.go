@@ -184,6 +184,24 @@ func TestControlIsRefusedWhenFull(t *testing.T) {
 	}
 }
 
+// What is refused since no buffer is spare for it is not in flight.
+func TestRefusedIsNotInFlight(t *testing.T) {
+	l := &lastly{}
+	rd := newTestReader(t, l, devNull(t))
+	for i := range uint64(2) {
+		rd.serveOne(feed(rd, opWrite, diskNode, 2*i, 0, 4096))
+	}
+	rd.serveOne(feed(rd, opWrite, fileNode, 8, 0, slotMax))
+	if s := rd.stats(); s.Refused != 1 {
+		t.Fatalf("%+v", s)
+	}
+	for len(rd.control.free) > 0 {
+		if s := <-rd.control.free; s.index.state.Load() == indexOpen {
+			t.Errorf("request %d is refused, and seems to be in flight", s.index.unique.Load())
+		}
+	}
+}
+
 func TestPlan(t *testing.T) {
 	for _, c := range []struct {
 		cpus            int

@@ -37,6 +37,7 @@ type slow struct {
 
 	ended   chan *slot     // whose writes are answered; has room for all slots
 	running sync.WaitGroup // the goroutines
+	start   func(f func()) // running.Go; a test does it at once. Immutable
 }
 
 // slowCancel is closed at most once.
@@ -85,7 +86,7 @@ func (c *control) store(s *slot, request []byte) {
 	if c.slow.wasEarly(id) {
 		cancel.close()
 	}
-	c.slow.running.Go(func() {
+	c.slow.start(func() {
 		n, status := c.slow.tree.Write(cancel.c, &in, data)
 		s.reply(in.Unique, n, syscall.Errno(status))
 		c.before.answered()

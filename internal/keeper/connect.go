@@ -9,6 +9,7 @@ import (
 
 	"github.com/zramfs/zramfs/internal/fuseconn"
 	"github.com/zramfs/zramfs/internal/host"
+	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/internal/percpu"
 	"github.com/zramfs/zramfs/internal/shm"
 )
@@ -46,8 +47,11 @@ func (k *keeper) connect() error {
 	if k.header, err = makeHeader(page); err != nil {
 		return err
 	}
+	invariants.CrashPoint("keeper.made")
 	k.header.crash().keeper.Store(int64(os.Getpid()))
+	invariants.CrashPoint("keeper.made.keeper")
 	k.header.crash().caretaker.Store(int64(os.Getpid()))
+	invariants.CrashPoint("keeper.made.caretaker")
 	if k.held.buffers, err = k.makeRegion(roleBuffers, roundUp(layout.Bytes(len(readers)))); err != nil {
 		return err
 	}

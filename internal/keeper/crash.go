@@ -14,6 +14,7 @@ import (
 	"github.com/zramfs/zramfs/blockdev"
 	"github.com/zramfs/zramfs/internal/fuseconn"
 	"github.com/zramfs/zramfs/internal/host"
+	"github.com/zramfs/zramfs/internal/invariants"
 )
 
 const (
@@ -41,18 +42,28 @@ type crashRecord struct {
 	standby     atomic.Int64
 	reasonLen   atomic.Uint64
 	reason      [maxReason]byte // why the last worker ended; no worker serves while it is written
-	unjudged    atomic.Uint64   // 1: it died by a fault, and its requests were not counted; the next worker takes it back
+	unjudged    atomic.Uint64   // not 0: it died by a fault, and its requests were not counted; the next worker does, see accuse
 
 	firstAnswer atomic.Int64  // CLOCK_MONOTONIC, ns: of the worker that serves; 0: none yet
 	pageFaults  atomic.Int64  // of the worker that serves, from the order to serve until it did
-	resent      atomic.Uint64 // requests that came again, of all generations but the one that serves
-	resentNow   atomic.Uint64 // of the one that serves
+	resent      atomic.Uint64 // requests that came again, as programs before this one have left it
+	resentNow   atomic.Uint64 // and those that came since
 	poisoned    atomic.Uint64 // requests answered with EIO because workers died of them, as resent
 	poisonedNow atomic.Uint64
 	reclaimed   atomic.Int64  // objects that no slot named when a worker took over
 	suspects    atomic.Uint64 // of those below, how many count
 	suspect     [maxSuspects]suspect
+
+	// What came after the first programs of this format: they leave it as it is, or 0.
+	verdict  [maxSuspects]uint8 // while unjudged is unjudgedList: how often each request has been suspect now, in the order of InFlight
+	deathsTo atomic.Uint64      // what deaths is to be when the worker that was told to go has died; of who told it. 0: not known
 }
+
+// Values of unjudged.
+const (
+	unjudgedAll  = 1 // nothing is done
+	unjudgedList = 2 // the verdict is there, the list of suspects may be torn
+)
 
 // suspect is a request that was open when a worker died by a fault.
 type suspect struct {
@@ -72,15 +83,60 @@ func (c *crashRecord) check() error {
 
 // died notes the end of a worker.
 func (c *crashRecord) died(at int64, reason string) {
-	n := copy(c.reason[:], reason)
+	n := min(len(reason), maxReason)
+	invariants.CrashPoint("crash.died")
+	c.reasonLen.Store(0) // no reason is better than half of one
+	invariants.Copy("crash.died.reason", c.reason[:], []byte(reason[:n]))
+	invariants.CrashPoint("crash.died.length")
 	c.reasonLen.Store(uint64(n))
+	invariants.CrashPoint("crash.died.at")
 	c.diedAt.Store(at)
+	invariants.CrashPoint("crash.died.noted")
+}
+
+// goes notes that a worker is told to go: it is this one whose end counts.
+func (c *crashRecord) goes(pid int64) {
+	invariants.CrashPoint("crash.goes")
+	c.deathsTo.Store(c.deaths.Load() + 1)
+	invariants.CrashPoint("crash.goes.deaths")
+	c.worker.Store(pid)
+	invariants.CrashPoint("crash.goes.worker")
+}
+
+// countDeath counts the death of the worker that was told to go. Until worker is
+// stored it may be done again: who did it may have died.
+func (c *crashRecord) countDeath() {
+	n, now := c.deathsTo.Load(), c.deaths.Load()
+	if n == 0 || n < now { // a program that knows nothing of it has counted
+		n = now + 1
+	}
+	c.deaths.Store(n)
+	invariants.CrashPoint("crash.deaths")
+}
+
+// follow makes a process that waited the worker, when keeper and worker are dead.
+// serves is what worker was; if it is not 0, nobody has noted the end of that one,
+// unless it is this process, whose order was on its way.
+func (c *crashRecord) follow(self, serves int64) order {
+	if serves != 0 && serves != self {
+		c.died(monotonic(), "it died together with its keeper")
+		c.countDeath()
+	}
+	c.worker.Store(0)
+	invariants.CrashPoint("crash.follow.noted")
+	c.goes(self)
+	c.standby.Store(0)
+	invariants.CrashPoint("crash.follow")
+	return order{Generation: int(c.generations.Add(1)), Resume: true, Fault: c.unjudged.Load() != 0}
 }
 
 // takeCare makes this process the one that looks after the mount, if the one
 // it takes over from still did: of several, one succeeds.
 func (c *crashRecord) takeCare(from int64) bool {
-	return c.caretaker.CompareAndSwap(from, int64(os.Getpid()))
+	invariants.CrashPoint("crash.care")
+	took := c.caretaker.CompareAndSwap(from, int64(os.Getpid()))
+	invariants.CrashPoint("crash.cared")
+	return took
 }
 
 // inCareOf says whether one of these processes looks after the mount.
@@ -92,18 +148,34 @@ func (c *crashRecord) orphaned() bool { return c.diedAt.Load() > c.firstAnswer.L
 func (c *crashRecord) lastReason() string { return string(c.reason[:c.reasonLen.Load()]) }
 
 // accuse counts the requests that were open when a worker died by a fault, and
-// forgets those that were not.
+// forgets those that were not. Each death counts once: who dies here leaves either
+// the list of before, or the verdict, from which the next one writes the list. It
+// finds the same requests open, since nobody has served meanwhile.
 func (c *crashRecord) accuse(open []uint64) {
-	before := make(map[uint64]uint64)
-	for _, s := range c.suspect[:c.suspects.Load()] {
-		before[s.id] = s.times
+	open = open[:min(len(open), maxSuspects)]
+	if c.unjudged.Load() != unjudgedList {
+		before := make(map[uint64]uint64)
+		for _, s := range c.suspect[:c.suspects.Load()] {
+			before[s.id] = s.times
+		}
+		for i, id := range open {
+			invariants.CrashPoint("crash.verdict")
+			c.verdict[i] = uint8(min(before[id]+1, 255))
+		}
+		invariants.CrashPoint("crash.judge")
+		c.unjudged.Store(unjudgedList)
+		invariants.CrashPoint("crash.judged")
 	}
-	n := 0
-	for _, id := range open[:min(len(open), maxSuspects)] {
-		c.suspect[n] = suspect{id, before[id] + 1}
-		n++
+	for i, id := range open {
+		c.suspect[i].id = id
+		invariants.CrashPoint("crash.suspect")
+		c.suspect[i].times = uint64(c.verdict[i])
+		invariants.CrashPoint("crash.suspect.times")
 	}
-	c.suspects.Store(uint64(n))
+	c.suspects.Store(uint64(len(open)))
+	invariants.CrashPoint("crash.suspects")
+	c.unjudged.Store(0)
+	invariants.CrashPoint("crash.accused")
 }
 
 // condemned are the requests that are to be answered with EIO when they come
@@ -127,13 +199,28 @@ func monotonic() int64 {
 	return t.Nano()
 }
 
-// recovered notes what a worker found when it took over, and takes over the
-// counts of the one before.
+// recovered notes what a worker found when it took over.
 func (c *crashRecord) recovered(found blockdev.Recovered) {
+	invariants.CrashPoint("crash.recovered")
 	c.reclaimed.Add(found.Reclaimed)
-	c.resent.Add(c.resentNow.Swap(0))
-	c.poisoned.Add(c.poisonedNow.Swap(0))
+	invariants.CrashPoint("crash.reclaimed")
 	c.firstAnswer.Store(0)
+	invariants.CrashPoint("crash.answer")
+}
+
+// again is how many requests came again, and were refused, before this worker.
+type again struct{ resent, poisoned uint64 }
+
+func (c *crashRecord) again() again { return again{c.resentNow.Load(), c.poisonedNow.Load()} }
+
+// came tells how many have come now: each count is one word, so that no death
+// between two of them loses what workers before had counted.
+func (c *crashRecord) came(before again, s fuseconn.Stats) {
+	invariants.CrashPoint("crash.came")
+	c.resentNow.Store(before.resent + s.Resent)
+	invariants.CrashPoint("crash.came.resent")
+	c.poisonedNow.Store(before.poisoned + s.Poisoned)
+	invariants.CrashPoint("crash.came.poisoned")
 }
 
 // judge looks at what the worker before was doing when it died, if it died by
@@ -142,7 +229,6 @@ func (w *worker) judge() []uint64 {
 	c := w.header.crash()
 	if w.order.Fault {
 		c.accuse(fuseconn.InFlight(w.buffers, len(w.task.CPUs), w.task.Layout))
-		c.unjudged.Store(0)
 	}
 	ids := c.condemned()
 	if len(ids) > 0 && w.order.Fault {
@@ -159,18 +245,18 @@ func (w *worker) publish(conn fuseconn.Conn) {
 		return
 	}
 	c := w.header.crash()
+	before := c.again()
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		s := conn.Stats()
 		if s.FirstAnswer != 0 {
 			c.firstAnswer.Store(s.FirstAnswer)
+			invariants.CrashPoint("crash.answered")
 			break
 		}
 		time.Sleep(pause)
 	}
 	for range 20 { // what is sent again comes first
-		s := conn.Stats()
-		c.resentNow.Store(s.Resent)
-		c.poisonedNow.Store(s.Poisoned)
+		c.came(before, conn.Stats())
 		time.Sleep(50 * time.Millisecond)
 	}
 	if w.order.Resume {

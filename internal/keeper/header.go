@@ -7,6 +7,7 @@ import (
 
 	"github.com/zramfs/zramfs/blockdev"
 	"github.com/zramfs/zramfs/internal/fusefs"
+	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/internal/shm"
 )
 
@@ -50,8 +51,10 @@ func makeHeader(r *shm.Region) (header, error) {
 	if err := populateHeader(r); err != nil {
 		return header{}, fmt.Errorf("make header: %w", err)
 	}
-	copy(r.Bytes(0, initBytes), headerMagic)
+	invariants.Copy("header.magic", r.Bytes(0, initBytes), []byte(headerMagic))
+	invariants.CrashPoint("header.format")
 	r.Bytes(0, initBytes)[formatAt] = byte(programFormat())
+	invariants.CrashPoint("header.made")
 	return openHeader(r)
 }
 
@@ -114,8 +117,10 @@ func (h header) saveInit(request []byte) error {
 	if len(request) > initBytes-initAt {
 		return fmt.Errorf("save INIT of %d bytes: too long", len(request))
 	}
-	copy(h.region.Bytes(initAt, initBytes-initAt), request)
+	invariants.Copy("header.init", h.region.Bytes(initAt, initBytes-initAt), request)
+	invariants.CrashPoint("header.init.length")
 	h.length().Store(uint64(len(request)))
+	invariants.CrashPoint("header.init.saved")
 	return nil
 }
 

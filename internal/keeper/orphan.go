@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zramfs/zramfs/internal/host"
+	"github.com/zramfs/zramfs/internal/invariants"
 )
 
 // replaceKeeper starts a keeper when the one there was is gone, and gives the
@@ -22,7 +23,9 @@ func (w *worker) replaceKeeper() *control {
 	if w.onRing() {
 		w.endRing()
 	}
+	invariants.CrashPoint("crash.orphan")
 	w.header.crash().caretaker.Store(int64(os.Getpid())) // who waits leaves it to this process while it lives
+	invariants.CrashPoint("crash.orphan.care")
 	w.keepers = min(w.keepers+1, maxFailures)
 	if time.Since(w.keeper) >= quickDeath {
 		w.keepers = 0

@@ -192,6 +192,25 @@ func TestSuspects(t *testing.T) {
 	}
 }
 
+// A death counts once, however often it is noted, and also where a program that
+// knows nothing of that has counted meanwhile.
+func TestDeathsCountOnce(t *testing.T) {
+	c := &crashRecord{}
+	for i := range uint64(3) {
+		c.goes(1)
+		c.countDeath()
+		c.countDeath()
+		if n := c.deaths.Load(); n != i+1 {
+			t.Errorf("%d deaths are counted, of %d", n, i+1)
+		}
+	}
+	c.deaths.Add(2)
+	c.countDeath()
+	if n := c.deaths.Load(); n != 6 {
+		t.Errorf("%d deaths are counted, of 6", n)
+	}
+}
+
 func TestSealedSelf(t *testing.T) {
 	f, err := sealedSelf()
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zramfs/zramfs/internal/invariants"
 )
 
 const (
@@ -153,8 +155,9 @@ func (k *keeper) order(p *process) {
 	o := order{Generation: k.generation, Resume: k.resend}
 	if k.header.region != nil {
 		c := k.header.crash()
+		invariants.CrashPoint("keeper.order")
 		c.generations.Store(uint64(k.generation))
-		c.worker.Store(int64(p.pid))
+		c.goes(int64(p.pid))
 		o.Fault = c.unjudged.Load() != 0
 		o.Verify = k.trial != nil && k.trial.candidate == p
 	}
@@ -249,15 +252,18 @@ func (k *keeper) lost(p *process) {
 		at = monotonic()
 	}
 	c.died(at, p.why())
-	c.worker.Store(0)
 	if p.killed == "" {
-		c.deaths.Add(1)
+		c.countDeath()
 		k.say("worker %d ended (%s): another takes over", p.pid, p.why())
 	}
 	if fault && p.served {
+		c.unjudged.Store(unjudgedAll)
+		invariants.CrashPoint("keeper.lost.fault")
 		c.faults.Add(1)
-		c.unjudged.Store(1)
+		invariants.CrashPoint("keeper.lost.faults")
 	}
+	c.worker.Store(0) // last: who finds it notes the end himself
+	invariants.CrashPoint("keeper.lost")
 	switch {
 	case !p.served && p.status.slain && p.killed == "":
 		k.failures = min(k.failures+1, maxFailures-1) // however often: the next one may be let live
@@ -321,6 +327,8 @@ func (k *keeper) successor() *process {
 // note writes the crash record where there is one.
 func (k *keeper) note(write func(c *crashRecord)) {
 	if k.header.region != nil {
+		invariants.CrashPoint("keeper.note")
 		write(k.header.crash())
+		invariants.CrashPoint("keeper.noted")
 	}
 }

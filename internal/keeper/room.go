@@ -7,6 +7,7 @@ import (
 
 	"github.com/zramfs/zramfs/blockdev"
 	"github.com/zramfs/zramfs/internal/fusefs"
+	"github.com/zramfs/zramfs/internal/invariants"
 )
 
 // maxSegments is how many segments a swap can have.
@@ -99,21 +100,28 @@ func (p *roomPage) look() figures {
 	}
 }
 
+// put stores a word, beside a crash point.
+func put(point string, to *atomic.Int64, n int64) {
+	invariants.CrashPoint(point)
+	to.Store(n)
+}
+
 // publish tells the figures of a disk.
-func (p *roomPage) publish(d *blockdev.Device) {
-	f := d.Figures()
-	p.pages.Store(f.Pages)
-	p.bytes.Store(f.Bytes)
-	p.huge.Store(f.Huge)
-	p.used.Store(f.Used)
-	p.limit.Store(f.Limit)
-	p.waiting.Store(f.Waiting)
-	p.failed.Store(f.FailedWrites)
-	p.requests.Store(f.Requests)
-	p.compressed.Store(f.Compressed)
-	p.stored.Store(f.Stored)
-	p.away.Store(f.Away)
+func (p *roomPage) publish(f blockdev.Figures) {
+	put("room.figures", &p.pages, f.Pages)
+	put("room.figures", &p.bytes, f.Bytes)
+	put("room.figures", &p.huge, f.Huge)
+	put("room.figures", &p.used, f.Used)
+	put("room.figures", &p.limit, f.Limit)
+	put("room.figures", &p.waiting, f.Waiting)
+	put("room.figures", &p.failed, f.FailedWrites)
+	put("room.figures", &p.requests, f.Requests)
+	put("room.figures", &p.compressed, f.Compressed)
+	put("room.figures", &p.stored, f.Stored)
+	put("room.figures", &p.away, f.Away)
+	invariants.CrashPoint("room.beat")
 	p.beat.Add(1)
+	invariants.CrashPoint("room.published")
 }
 
 // roomKeeper is the worker's side of the page: a goroutine that publishes, and
@@ -142,7 +150,7 @@ func (k *roomKeeper) publish() {
 	defer beat.Stop()
 	for every := slowBeat; ; {
 		if d := k.disk(); d != nil {
-			k.page.publish(d)
+			k.page.publish(d.Figures())
 		}
 		if now := k.page.pulse(); now != every {
 			every = now
@@ -217,8 +225,13 @@ func (k *roomKeeper) toil() {
 func (k *roomKeeper) populate(d *blockdev.Device) {
 	for n := k.page.populated.Load(); n < k.page.wanted.Load(); n++ {
 		bytes := k.page.segment.Load() * pageSize
-		if d.Populate(n*bytes, bytes) != nil || !k.page.populated.CompareAndSwap(n, n+1) {
-			return // no memory now, or the plan was dropped
+		if d.Populate(n*bytes, bytes) != nil {
+			return // no memory now
 		}
+		invariants.CrashPoint("room.populate")
+		if !k.page.populated.CompareAndSwap(n, n+1) {
+			return // the plan was dropped
+		}
+		invariants.CrashPoint("room.populated")
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/zramfs/zramfs/internal/fuseconn"
 	"github.com/zramfs/zramfs/internal/fusefs"
 	"github.com/zramfs/zramfs/internal/host"
+	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/internal/percpu"
 	"github.com/zramfs/zramfs/internal/shm"
 	"github.com/zramfs/zramfs/stable"
@@ -166,7 +167,9 @@ func (w *worker) serve(s *service) error {
 		if err := s.cpu.Resend(); err != nil && !w.held.over() {
 			return err
 		}
+		invariants.CrashPoint("crash.faults")
 		w.header.crash().pageFaults.Store(host.PageFaults() - w.faults)
+		invariants.CrashPoint("crash.faults.told")
 	}
 	if fault == faultHeir && w.order.Resume {
 		panic("a fault that was asked for")

@@ -5,15 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/zramfs/zramfs/internal/host"
 )
 
 // Commands talk to the keeper of a mount over an abstract socket that is named
@@ -24,18 +21,6 @@ import (
 type request struct {
 	Op   string          `json:"op"`
 	Args json.RawMessage `json:"args,omitempty"`
-}
-
-// newRequest makes a request; args are the op's own, nil for none.
-func newRequest(op string, args any) (request, error) {
-	if args == nil {
-		return request{Op: op}, nil
-	}
-	text, err := json.Marshal(args)
-	if err != nil {
-		return request{}, fmt.Errorf("ask the keeper %s: %w", op, err)
-	}
-	return request{op, text}, nil
 }
 
 // response is a packet from the keeper: progress, or the end.
@@ -90,100 +75,8 @@ func socketName(dev string) *net.UnixAddr {
 	return &net.UnixAddr{Net: "unixpacket", Name: "@zramfs:" + dev}
 }
 
-const (
-	askTries  = 40 // while a keeper is being replaced nobody listens
-	askPause  = 50 * time.Millisecond
-	questions = 8 // at once
-)
-
-// errNoKeeper: nobody listens for this mount.
-var errNoKeeper = errors.New("its keeper does not answer")
-
-// ask sends a request to the keeper of the mount on point, with a file or nil,
-// hands on what progress it tells, and gives the result. A failure that the
-// keeper reports is the error.
-func ask(point string, req request, f *os.File, progress func(string)) (response, error) {
-	dev, err := deviceOf(point)
-	if err != nil {
-		return response{}, err
-	}
-	if dev == "" {
-		return response{}, Errorf(CodeNotMounted, "no zramfs is mounted on %s", point)
-	}
-	return askDevice(dev, point, req, f, progress)
-}
-
-// askDevice is ask, for a mount that may have no mount point any more.
-func askDevice(dev, point string, req request, f *os.File, progress func(string)) (response, error) {
-	c, err := dialKeeper(dev)
-	if err != nil {
-		return response{}, err
-	}
-	defer c.close()
-	if err := c.sendJSON(req, f); err != nil {
-		return response{}, fmt.Errorf("ask the keeper %s: %w", req.Op, err)
-	}
-	for {
-		var r response
-		files, err := c.receiveJSON(&r)
-		closeAll(files)
-		switch {
-		case errors.Is(err, io.EOF):
-			return response{}, &Error{CodeFailure, "the keeper of " + point + " ended before it had answered: " +
-				"zramfs status tells what serves now", err}
-		case err != nil:
-			return response{}, fmt.Errorf("ask the keeper %s: %w", req.Op, err)
-		case r.Failed != nil:
-			return response{}, r.Failed.error()
-		case r.Progress == "":
-			return r, nil
-		case progress != nil:
-			progress(r.Progress)
-		}
-	}
-}
-
-// dialKeeper connects to a keeper, and makes sure that it is no other user's
-// process with its name.
-func dialKeeper(dev string) (*control, error) {
-	var conn *net.UnixConn
-	var err error
-	for range askTries {
-		conn, err = net.DialUnix("unixpacket", nil, socketName(dev))
-		if !errors.Is(err, unix.ECONNREFUSED) {
-			break
-		}
-		time.Sleep(askPause)
-	}
-	if err != nil {
-		return nil, &Error{CodeFailure, errNoKeeper.Error(), errors.Join(errNoKeeper, err)}
-	}
-	uid, err := peerOf(conn)
-	if err == nil && int(uid) != os.Geteuid() {
-		err = Errorf(CodeNotPermitted, "the mount belongs to user %d: ask as that user", uid)
-	}
-	if err != nil {
-		conn.Close()
-		return nil, err
-	}
-	return &control{conn: conn}, nil
-}
-
-// peerOf is the user at the other end.
-func peerOf(conn *net.UnixConn) (uint32, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return 0, fmt.Errorf("peer of socket: %w", err)
-	}
-	var cred *unix.Ucred
-	ctlErr := raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	if err = errors.Join(ctlErr, err); err != nil {
-		return 0, fmt.Errorf("peer of socket: %w", err)
-	}
-	return cred.Uid, nil
-}
+// questions is how many are answered at once.
+const questions = 8
 
 // listen starts answering questions, if it can: a keeper that cannot be asked
 // still serves. The kernel gives the number of a device that is gone to the
@@ -316,43 +209,18 @@ func (k *keeper) answerUnmounted(*question) (any, error) {
 	})
 }
 
-// Processes are a mount's, as its keeper knows them; 0: there is none now.
-type Processes struct {
-	Keeper     int    `json:"keeper_pid"`
-	Worker     int    `json:"worker_pid"`
-	Standby    int    `json:"standby_pid"`
-	Generation int    `json:"generation"`
-	Others     []int  `json:"others,omitempty"` // of an upgrade
-	State      string `json:"state"`
-}
-
-// Pids lists the processes that there are.
-func (p Processes) Pids() []int {
-	var pids []int
-	for _, pid := range []int{p.Worker, p.Standby, p.Keeper} {
-		if pid != 0 {
-			pids = append(pids, pid)
-		}
+// peerOf is the user at the other end.
+func peerOf(conn *net.UnixConn) (uint32, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, fmt.Errorf("peer of socket: %w", err)
 	}
-	return append(pids, p.Others...)
-}
-
-// askUnmounted tells the keeper that its mount is gone.
-func askUnmounted(m host.Mount) error {
-	_, err := askDevice(m.Dev, m.Point, request{Op: opUnmounted}, nil, nil)
-	return err
-}
-
-// askProcesses asks the keeper of a mount who there is. It asks no worker.
-func askProcesses(point string) (p Processes, err error) {
-	for range askTries { // a keeper may be replaced while it is asked
-		var r response
-		if r, err = ask(point, request{Op: opStatus}, nil, nil); err == nil {
-			return p, r.into(&p)
-		}
-		if !errors.Is(err, io.EOF) {
-			break
-		}
+	var cred *unix.Ucred
+	ctlErr := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err = errors.Join(ctlErr, err); err != nil {
+		return 0, fmt.Errorf("peer of socket: %w", err)
 	}
-	return p, err
+	return cred.Uid, nil
 }

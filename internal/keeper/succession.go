@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zramfs/zramfs/internal/fuseconn"
+	"github.com/zramfs/zramfs/internal/invariants"
 	"github.com/zramfs/zramfs/internal/shm"
 )
 
@@ -57,6 +58,11 @@ func adoptFD(fd int, name string) (*os.File, error) {
 // inherit takes over from a keeper before.
 func (k *keeper) inherit(e *estate) error {
 	k.prepare()
+	return k.takeUp(e)
+}
+
+// takeUp is inherit, without what concerns the process.
+func (k *keeper) takeUp(e *estate) error {
 	k.dev, k.generation, k.resend = e.Device, e.Generation, e.Resend
 	k.held.cpus, k.held.layout = e.CPUs, e.Layout
 	var files []*os.File
@@ -97,9 +103,14 @@ func (k *keeper) inherit(e *estate) error {
 		}
 	}
 	c := k.header.crash()
+	invariants.CrashPoint("keeper.inherit")
 	c.keeper.Store(int64(os.Getpid()))
+	invariants.CrashPoint("keeper.inherited")
 	if e.Orphan {
 		c.keepers.Add(1)
+		invariants.CrashPoint("keeper.counted")
+		c.standby.Store(0) // it ends with its keeper
+		invariants.CrashPoint("keeper.alone")
 		k.say("the keeper of %s died: this one takes over", k.boot.Config.Mountpoint)
 		k.move()
 	} else {

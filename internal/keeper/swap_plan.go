@@ -7,9 +7,12 @@ import (
 	"io"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zramfs/zramfs/internal/invariants"
 )
 
 // opSwap tells a keeper about swap on its mount.
@@ -84,9 +87,9 @@ func (k *keeper) answerSwap(q *question) (any, error) {
 			err = awaitSwap(q, page)
 		}
 	case swapHold:
-		page.lease.Store(monotonic() + int64(holdTime))
+		put("room.hold", &page.lease, monotonic()+int64(holdTime))
 	case swapFree:
-		page.lease.Store(0)
+		put("room.free", &page.lease, 0)
 	case swapDrop:
 		err = k.withoutSwap(func() error { page.dropPlan(); return nil })
 	default:
@@ -169,11 +172,17 @@ func (k *keeper) keepSwap(page *roomPage, o *swapOrder) error {
 
 // goOn has segments enabled again, whatever stood against it.
 func (k *keeper) goOn(page *roomPage) error {
-	page.lease.Store(0)
-	page.halted.Store(0)
-	page.errno.Store(0)
-	page.settled.Store(0)
+	page.clear()
 	return k.watchSwap()
+}
+
+// clear forgets what stands against enabling segments.
+func (p *roomPage) clear() {
+	put("room.clear", &p.lease, 0)
+	put("room.clear", &p.halted, 0)
+	put("room.clear", &p.errno, 0)
+	put("room.clear", &p.settled, 0)
+	invariants.CrashPoint("room.cleared")
 }
 
 // has says whether this is the plan.
@@ -188,26 +197,23 @@ func (p *roomPage) has(o *swapOrder) bool {
 
 // plan writes a plan where there is none.
 func (p *roomPage) plan(o *swapOrder) {
-	p.segment.Store(o.Segment)
-	p.cap.Store(o.Cap)
-	p.priority.Store(int64(o.Priority))
-	p.guarded.Store(flag(o.Watchdog))
+	put("room.plan", &p.segment, o.Segment)
+	put("room.plan", &p.cap, o.Cap)
+	put("room.plan", &p.priority, int64(o.Priority))
+	put("room.plan", &p.guarded, flag(o.Watchdog))
 	for i, n := range o.Loops {
-		p.loops[i].Store(int64(n))
+		put("room.plan.loop", &p.loops[i], int64(n))
 	}
-	p.total.Store(int64(len(o.Loops)))
+	put("room.plan.total", &p.total, int64(len(o.Loops)))
+	invariants.CrashPoint("room.planned")
 }
 
 // dropPlan forgets the plan; no threads run.
 func (p *roomPage) dropPlan() {
-	p.total.Store(0)
-	p.wanted.Store(0)
-	p.populated.Store(0)
-	p.enabled.Store(0)
-	p.free.Store(0)
-	p.wasOn.Store(0)
-	p.halted.Store(0)
-	p.hurry.Store(0)
+	for _, word := range []*atomic.Int64{&p.total, &p.wanted, &p.populated, &p.enabled, &p.free, &p.wasOn, &p.halted, &p.hurry} {
+		put("room.drop", word, 0)
+	}
+	invariants.CrashPoint("room.dropped")
 }
 
 func flag(b bool) int64 {

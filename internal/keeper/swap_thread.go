@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zramfs/zramfs/internal/host"
+	"github.com/zramfs/zramfs/internal/invariants"
 )
 
 // swapThreads are the keeper's two threads for swap: one enables segments, the
@@ -52,6 +53,7 @@ func startSwapThreads(page *roomPage, crash *crashRecord, trigger string, log *o
 	t.enabler.page, t.guard.page = page, page
 	t.enabler.planner = planner{segment: page.segment.Load(), cap: page.cap.Load()}
 	t.guard.crash, t.guard.log, t.guard.words, t.guard.scarce = crash, log, words, short
+	t.guard.dog.fired = page.last.Load() // by a keeper before: whom it hit has its time to die
 	var err error
 	if t.enabler.meter, err = host.OpenMeter(); err != nil {
 		return nil, fmt.Errorf("watch swap: %w", err)
@@ -68,11 +70,11 @@ func startSwapThreads(page *roomPage, crash *crashRecord, trigger string, log *o
 		}
 		t.guard.inFlight = append(t.guard.inFlight, f)
 	}
-	page.armed.Store(0)
+	put("room.arm", &page.armed, 0)
 	if page.guarded.Load() == 1 {
 		// Without it the watchdog sees and does nothing; doctor says so.
 		if t.guard.trigger, err = os.OpenFile(trigger, os.O_WRONLY, 0); err == nil {
-			page.armed.Store(1)
+			put("room.arm", &page.armed, 1)
 		}
 	}
 	t.ended.Go(func() { t.run(t.enabler.look) })
@@ -96,7 +98,7 @@ func (t *swapThreads) run(look func() time.Duration) {
 
 // close lets go of what they used; both have ended, or never began.
 func (t *swapThreads) close() {
-	t.page.armed.Store(0)
+	put("room.disarm", &t.page.armed, 0)
 	for _, m := range []*host.Meter{t.enabler.meter, t.guard.meter} {
 		if m != nil {
 			m.Close()
@@ -151,13 +153,13 @@ func (e *enabler) step() bool {
 			enabled++
 			free += (size - used) / pageSize
 			taken += used / pageSize
-			p.wasOn.Store(was | bit)
+			put("room.on", &p.wasOn, was|bit)
 			continue
 		case was&bit != 0:
-			p.wasOn.Store(was &^ bit)
 			if !leased {
-				p.halted.Store(1) // by hand, or by a shutdown: it should stay off
+				put("room.halt", &p.halted, 1) // by hand, or by a shutdown: it should stay off
 			}
+			put("room.off", &p.wasOn, was&^bit) // last: a keeper after this one sees it, too
 		}
 		if next < 0 {
 			next = i
@@ -168,35 +170,35 @@ func (e *enabler) step() bool {
 		return false // no worker has told anything yet
 	}
 	e.planner.see(&f, taken)
-	p.enabled.Store(int64(enabled))
-	p.free.Store(free)
-	p.ratio.Store(int64(e.planner.ratio.seen(&f) * 100))
-	p.room.Store(e.planner.room(&f))
-	p.held.Store(e.planner.held(&f))
+	put("room.look", &p.enabled, int64(enabled))
+	put("room.look", &p.free, free)
+	put("room.look", &p.ratio, int64(e.planner.ratio.seen(&f)*100))
+	put("room.look", &p.room, e.planner.room(&f))
+	put("room.look", &p.held, e.planner.held(&f))
 	if taken > e.used {
 		e.calm = now + hurryTime
 	}
 	e.used = taken
 	idle := next < 0 || leased || p.halted.Load() != 0
-	p.hurry.Store(flag(!idle && now < e.calm))
+	put("room.hurry", &p.hurry, flag(!idle && now < e.calm))
 	if idle {
-		p.settled.Store(1)
+		put("room.settle", &p.settled, 1)
 		return false
 	}
-	p.wanted.Store(max(p.wanted.Load(), int64(next+1))) // ahead of need
+	put("room.want", &p.wanted, max(p.wanted.Load(), int64(next+1))) // ahead of need
 	if !e.planner.enable(&f, enabled, free) {
-		p.settled.Store(1)
+		put("room.settle", &p.settled, 1)
 		return false
 	}
 	if p.populated.Load() <= int64(next) || now < e.again {
 		return false
 	}
 	if errno := e.devices[next].On(); errno != 0 && errno != unix.EBUSY { // EBUSY: it is on just now
-		p.errno.Store(int64(errno))
+		put("room.errno", &p.errno, int64(errno))
 		e.again = now + failTime
 		return false
 	}
-	p.errno.Store(0)
+	put("room.enabled", &p.errno, 0)
 	return true
 }
 
@@ -246,8 +248,10 @@ func (g *guardian) watch() {
 	if _, err := unix.Pwrite(int(g.trigger.Fd()), g.text[:1], 0); err != nil {
 		return
 	}
+	put("room.fire", &g.page.last, now)
+	invariants.CrashPoint("room.fired")
 	g.page.fired.Add(1)
-	g.page.last.Store(now)
+	invariants.CrashPoint("room.fired.counted")
 	if g.log != nil {
 		_, _ = unix.Write(int(g.log.Fd()), g.words[why])
 	}

@@ -268,7 +268,7 @@ func (k *keeper) try(q *question, t *trial) (*Upgraded, error) {
 			return false, nil
 		}
 		t.fallback, k.standby, t.began = k.standby, nil, true
-		k.header.crash().standby.Store(0)
+		k.note(func(c *crashRecord) { c.standby.Store(0) })
 		k.kill(k.worker, "upgrade")
 		return true, nil
 	})

@@ -236,13 +236,7 @@ func (w *worker) alone(prepared bool) {
 		w.clearAway()
 		os.Exit(int(CodeFailure))
 	}
-	if serving != nil {
-		c.died(monotonic(), "it died together with its keeper")
-		c.deaths.Add(1)
-	}
-	c.worker.Store(int64(os.Getpid()))
-	c.standby.Store(0)
-	w.order = order{Generation: int(c.generations.Add(1)), Resume: true}
+	w.order = c.follow(int64(os.Getpid()), serves)
 }
 
 // clearAway ends the mount for everybody: users of the disk get errors, and
