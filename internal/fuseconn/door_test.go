@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -123,17 +124,39 @@ func TestOneCPUHasNoDoorman(t *testing.T) {
 }
 
 // Who asks for one page after another is served by one reader; who asks for much
-// at once by all.
+// at once by all. Where other programs want the CPUs nobody stays awake, and each
+// may be served: so it takes a quiet moment, which is waited for.
 func TestLoneRequestsHaveOneReader(t *testing.T) {
+	if newDoor(2).look == 0 {
+		t.Skip("needs a clock that is read in less than a quarter of a microsecond")
+	}
+	const lone, patience = 4000, time.Minute
+	for begin := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		alone, most, readers := loneReads(t, lone)
+		switch {
+		case readers < 2:
+			t.Skip("needs a second CPU")
+		case alone > 0 && most >= lone/2:
+			return
+		case time.Since(begin) > patience:
+			t.Fatalf("%d times alone, at most %d of %d reads by one reader, the last time", alone, most, lone)
+		}
+	}
+}
+
+// loneReads reads pages, one after another, and tells how often a reader had
+// stayed awake alone, and how many of them the busiest of the readers served.
+func loneReads(t *testing.T, pages int64) (alone, most uint64, readers int) {
+	t.Helper()
 	m := start(t, "percpu", "plain")
-	const lone = 4000
 	f := m.open("disk", os.O_RDWR|unix.O_DIRECT)
-	buf, err := anonymous(1 << 20)
+	buf, err := anonymous(pageSize)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range int64(lone) {
-		if _, err := f.ReadAt(buf[:pageSize], i%1000*pageSize); err != nil {
+	defer func() { _ = unix.Munmap(buf) }()
+	for i := range pages {
+		if _, err := f.ReadAt(buf, i%1000*pageSize); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -141,20 +164,11 @@ func TestLoneRequestsHaveOneReader(t *testing.T) {
 		t.Error(err)
 	}
 	r := m.stop()
-	if len(r.Stats.Readers) < 2 {
-		t.Skip("needs a second CPU")
-	}
-	if newDoor(2).look == 0 {
-		t.Skip("needs a clock that is read in less than a quarter of a microsecond")
-	}
-	alone, most := uint64(0), uint64(0)
 	for _, rd := range r.Stats.Readers {
 		alone += rd.Alone
 		most = max(most, rd.Reads)
 	}
-	if alone == 0 || most < lone/2 {
-		t.Errorf("%d times alone, at most %d of %d reads by one reader", alone, most, lone)
-	}
+	return alone, most, len(r.Stats.Readers)
 }
 
 // All requests of many are answered while the door opens and closes.
