@@ -36,7 +36,7 @@ func showImage(d *Device, b []byte, off int64) (int, error) {
 		if !ok || id >= maxParams {
 			return 0, nil
 		}
-		return from(b, image.AppendParams(nil, p.String(), p.Dict), off&(1<<32-1)), nil
+		return from(b, image.AppendParams(nil, p.Format(), p.Dict), off&(1<<32-1)), nil
 	case off%PageSize != 0 || len(b) < imageLeast:
 		return 0, fmt.Errorf("image: %d bytes from byte %d: need a page's place, and at least %d bytes: %w",
 			len(b), off, imageLeast, ErrInvalid)

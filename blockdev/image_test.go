@@ -77,10 +77,14 @@ func TestImage(t *testing.T) {
 					t.Fatal(err)
 				}
 				text, dict := image.Record{Payload: b[:n]}.Params()
-				if text != "zstd(level=2)" || len(dict) != 0 {
+				if text != "zstd(level=2) bare" || len(dict) != 0 {
 					t.Fatalf("parameters %q with %d bytes of dictionary", text, len(dict))
 				}
-				id, err := set.Add(params(t, text))
+				p, err := compress.ParseFormat(text)
+				if err != nil {
+					t.Fatal(err)
+				}
+				id, err := set.Add(p)
 				if err != nil {
 					t.Fatal(err)
 				}

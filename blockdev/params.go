@@ -16,7 +16,7 @@ import (
 //	4   CRC-32C of what follows
 //	8   priority: 0 for what writes are compressed with, 1 to 3 for recompress
 //	12  where in the header its dictionary is, its length, and its CRC-32C
-//	24  the text that compress parses
+//	24  the text that compress.ParseFormat reads
 //
 // A row is written before the first word that names it, and never changes. So
 // what a live change of algorithm leaves behind stays readable.
@@ -92,7 +92,7 @@ func (d *disk) openParams(want []wanted) error {
 
 // openRow takes up a row that is in the header.
 func (d *disk) openRow(i int, row []byte, text string) error {
-	p, err := compress.ParseAlgorithm(text)
+	p, err := compress.ParseFormat(text)
 	if err != nil {
 		return err
 	}
@@ -127,15 +127,16 @@ func (d *disk) addRow(i int, p compress.Params, r codecRow) (err error) {
 }
 
 // use makes what is wanted the algorithm of its priority, with the number that
-// it has had before, or a new one.
+// it has had before, or a new one. A row of an older program goes on in its own
+// format, so that this program may still give way to that one.
 func (d *disk) use(w wanted) error {
-	text, sum := w.params.String(), paramsSum(w.params.Dict)
+	text, older, sum := w.params.Format(), w.params.String(), paramsSum(w.params.Dict)
 	if w.params.Dict == nil {
 		sum = w.file.sum
 	}
 	n := int(d.rowCount.Load())
 	for i := range n {
-		if r := &d.rows[i]; r.priority == w.prio && r.text == text && r.dict.sum == sum {
+		if r := &d.rows[i]; r.priority == w.prio && (r.text == text || r.text == older) && r.dict.sum == sum {
 			d.byPriority[w.prio].Store(uint32(i + 1))
 			return nil
 		}

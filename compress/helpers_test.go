@@ -1,7 +1,6 @@
 package compress
 
 import (
-	"fmt"
 	"math/rand"
 	"testing"
 
@@ -14,7 +13,7 @@ func every() []Params {
 	return []Params{
 		{Codec: "lz4"}, {Codec: "lz4", Level: 2}, {Codec: "lz4", Level: 16}, {Codec: "lz4", Level: 65537},
 		{Codec: "lz4hc"}, {Codec: "lz4hc", Level: 1}, {Codec: "lz4hc", Level: 16},
-		{Codec: "zstd"}, {Codec: "zstd", Level: 1}, {Codec: "zstd", Level: 6}, {Codec: "zstd", Level: 19},
+		{Codec: "zstd"}, {Codec: "zstd", Level: 1}, {Codec: "zstd", Level: 6}, {Codec: "zstd", Level: 19}, {Codec: "zstd", Framed: true},
 		{Codec: "minlz"}, {Codec: "minlz", Level: 2},
 		{Codec: "s2"}, {Codec: "s2", Level: 2},
 		{Codec: "deflate"}, {Codec: "deflate", Level: 1}, {Codec: "deflate", Level: 9},
@@ -103,4 +102,4 @@ func compressPage(st *Stream, page []byte) ([]byte, error) {
 	return st.compress(0, (*[PageSize]byte)(page))
 }
 
-func name(p Params) string { return fmt.Sprint(p) }
+func name(p Params) string { return p.Format() }

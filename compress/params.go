@@ -26,6 +26,7 @@ type Params struct {
 	Level   int
 	WinBits int
 	Dict    []byte // not changed after the Params was given to Set.Add, which copies it
+	Framed  bool   // zstd stores whole frames, as programs did that knew no other: no user asks for it
 }
 
 // normal gives p with an explicit default written as zero, so that equal
@@ -82,11 +83,11 @@ func (p Params) level() int {
 }
 
 func (p Params) equal(q Params) bool {
-	return p.Codec == q.Codec && p.Level == q.Level && p.WinBits == q.WinBits && bytes.Equal(p.Dict, q.Dict)
+	return p.Codec == q.Codec && p.Level == q.Level && p.WinBits == q.WinBits && p.Framed == q.Framed && bytes.Equal(p.Dict, q.Dict)
 }
 
 // String gives the text that ParseAlgorithm reads, "lz4" or "lz4(level=3)". It
-// leaves out the dictionary.
+// leaves out the dictionary, and whether there are frames.
 func (p Params) String() string {
 	var settings []string
 	if p.Level != 0 {
@@ -99,4 +100,31 @@ func (p Params) String() string {
 		return p.Codec
 	}
 	return p.Codec + "(" + strings.Join(settings, ",") + ")"
+}
+
+// bare is behind the text of a format that would be read wrong by who does not
+// know it: a program that does not refuses the text.
+const bare = " bare"
+
+// Format gives the text that goes with what was compressed: String, and what
+// else tells how to read it but for the dictionary.
+func (p Params) Format() string {
+	if p.Codec == "zstd" && !p.Framed {
+		return p.String() + bare
+	}
+	return p.String()
+}
+
+// ParseFormat reads what Format gave, in this program or an older one.
+func ParseFormat(text string) (Params, error) {
+	text, isBare := strings.CutSuffix(text, bare)
+	p, err := ParseAlgorithm(text)
+	if err != nil {
+		return Params{}, err
+	}
+	if isBare && p.Codec != "zstd" {
+		return Params{}, fmt.Errorf("%w: %s has no format%s", ErrInvalid, p.Codec, bare)
+	}
+	p.Framed = p.Codec == "zstd" && !isBare
+	return p, nil
 }

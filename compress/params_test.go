@@ -84,6 +84,35 @@ func TestParseAlgorithmErrors(t *testing.T) {
 	}
 }
 
+// What goes with objects tells frames from blocks; text without a word of it is
+// an older program's, whose zstd kept frames.
+func TestFormat(t *testing.T) {
+	for _, p := range every() {
+		again, err := ParseFormat(p.Format())
+		if err != nil || !again.equal(p) {
+			t.Errorf("%q is read as %+v: %v", p.Format(), again, err)
+		}
+	}
+	for text, want := range map[string]Params{
+		"zstd":               {Codec: "zstd", Framed: true},
+		"zstd(level=7)":      {Codec: "zstd", Level: 7, Framed: true},
+		"zstd(level=7) bare": {Codec: "zstd", Level: 7},
+		"lz4":                {Codec: "lz4"},
+	} {
+		if p, err := ParseFormat(text); err != nil || !p.equal(want) {
+			t.Errorf("%q is read as %+v: %v", text, p, err)
+		}
+		if _, err := ParseAlgorithm(text); (err != nil) != strings.HasSuffix(text, bare) {
+			t.Errorf("%q as an algorithm: %v", text, err) // a program that knows no blocks refuses them
+		}
+	}
+	for _, text := range []string{"", "bare", " bare", "lz4 bare", "zstd bare bare", "zstd(level=99) bare"} {
+		if p, err := ParseFormat(text); err == nil {
+			t.Errorf("%q is read as %+v", text, p)
+		}
+	}
+}
+
 func TestParseParams(t *testing.T) {
 	got, err := ParseParams("algo=zstd level=8 priority=2 dict=/etc/d deflate.winbits=-11\n")
 	want := Tuning{Algo: "zstd", Level: 8, Priority: 2, DictPath: "/etc/d", WinBits: -11}

@@ -192,7 +192,7 @@ type decoder struct {
 // params takes up compression parameters.
 func (c *decoder) params(r image.Record) error {
 	text, dict := r.Params()
-	p, err := compress.ParseAlgorithm(text)
+	p, err := compress.ParseFormat(text)
 	if err != nil {
 		return fmt.Errorf("%w: %w", image.ErrVersion, err)
 	}
