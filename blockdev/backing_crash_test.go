@@ -73,7 +73,7 @@ func TestCrashInWriteback(t *testing.T) {
 			}
 		}
 		invariants.Arm(k)
-		point := dies(func() {
+		point := invariants.DiesAt(func() {
 			back()
 			put(1, element)
 			put(2, stamped(t, 99))
@@ -123,19 +123,4 @@ func TestCrashInWriteback(t *testing.T) {
 			t.Errorf("nobody died at %s: %v", point, seen)
 		}
 	}
-}
-
-// dies runs f until its end or a death, and says where that was.
-func dies(f func()) (point string) {
-	defer func() {
-		if r := recover(); r != nil {
-			c, ok := r.(invariants.Crash)
-			if !ok {
-				panic(r)
-			}
-			point = c.Point
-		}
-	}()
-	f()
-	return ""
 }

@@ -279,20 +279,12 @@ func crashOnce(t *testing.T, ops []operation, size int64, frames int, k int64, p
 func adoptAndDie(t *testing.T, r *shm.Region, o options, k int64) (point string) {
 	t.Helper()
 	defer invariants.Arm(0)
-	defer func() {
-		if e := recover(); e != nil {
-			c, ok := e.(invariants.Crash)
-			if !ok {
-				panic(e)
-			}
-			point = c.Point
-		}
-	}()
 	invariants.Arm(k)
-	if _, err := adoptDisk(r, o); err != nil {
-		t.Fatal(err)
-	}
-	return ""
+	return invariants.DiesAt(func() {
+		if _, err := adoptDisk(r, o); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // succeed makes the next generation over a region, and sees that it works.

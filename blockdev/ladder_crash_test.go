@@ -65,17 +65,8 @@ func TestCrashInResize(t *testing.T) {
 		d, pages := filledDisk(t, src, o, 8)
 		sizes := []uint64{small, large, 1100, 2048, small}
 		was, next := uint64(small), uint64(small)
-		point := func() (point string) {
-			defer func() {
-				if e := recover(); e != nil {
-					c, ok := e.(invariants.Crash)
-					if !ok {
-						panic(e)
-					}
-					point = c.Point
-				}
-			}()
-			invariants.Arm(k, "resize.")
+		invariants.Arm(k, "resize.")
+		point := invariants.DiesAt(func() {
 			for _, slots := range sizes[1:] {
 				was, next = next, slots
 				var err error
@@ -94,8 +85,7 @@ func TestCrashInResize(t *testing.T) {
 				}
 			}
 			was = next
-			return ""
-		}()
+		})
 		invariants.Arm(0)
 		seen[point]++
 		after, err := adoptDisk(d.region, o)

@@ -136,14 +136,6 @@ func lifeCrash(t *testing.T, i int, k int64, seen map[string]int) bool {
 
 // dying runs f and says at which point it died, "" if it did not.
 func dying(f func() error) (point string, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			c, ok := r.(invariants.Crash)
-			if !ok {
-				panic(r)
-			}
-			point = c.Point
-		}
-	}()
-	return "", f()
+	point = invariants.DiesAt(func() { err = f() })
+	return point, err
 }

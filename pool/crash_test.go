@@ -51,17 +51,10 @@ func TestEveryCrashPoint(t *testing.T) {
 // crashes runs the operations up to the k-th crash point; done: there is none.
 func crashes(r *rig, k int64) (crash invariants.Crash, done bool) {
 	defer invariants.Arm(0)
-	defer func() {
-		if e := recover(); e != nil {
-			c, ok := e.(invariants.Crash)
-			if !ok {
-				panic(e)
-			}
-			crash = c
-		}
-	}()
 	invariants.Arm(k)
-	work(r, 1)
+	if at := invariants.Dies(func() { work(r, 1) }); at != nil {
+		return *at, false
+	}
 	return crash, true
 }
 

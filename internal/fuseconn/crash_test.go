@@ -46,28 +46,13 @@ type crashRig interface {
 	rest() error // an error if the worker, which has nothing to do, has not all its buffers
 }
 
-// dyingAt runs f, and says at which point it died, "" if it did not.
-func dyingAt(f func()) (point string) {
-	defer func() {
-		if r := recover(); r != nil {
-			c, ok := r.(invariants.Crash)
-			if !ok {
-				panic(r)
-			}
-			point = c.Point
-		}
-	}()
-	f()
-	return ""
-}
-
 // crashHistory has requests served by workers of which one dies at its k-th point
 // and, with m, the next one at its m-th, before it has caught up. It says where
 // the last of them died that did, "" if one did not come to its point.
 func crashHistory(w *world, r crashRig, batches [][]*call, k, m int64) (point string) {
 	deaths := 0
 	live := func(f func()) bool {
-		at := dyingAt(f)
+		at := invariants.DiesAt(f)
 		if at == "" {
 			return true
 		}
@@ -195,7 +180,7 @@ func crashRefused(t *testing.T, begin func() [][]*call, rig func(w *world) crash
 		c := batch[0]
 		r.start()
 		invariants.Arm(1, "world.enter")
-		if point := dyingAt(func() { r.serve(batch) }); point == "" {
+		if point := invariants.DiesAt(func() { r.serve(batch) }); point == "" {
 			t.Fatal("nobody died of it")
 		}
 		open := r.inFlight()
@@ -203,7 +188,7 @@ func crashRefused(t *testing.T, begin func() [][]*call, rig func(w *world) crash
 		r.buried()
 		w.poison = open
 		invariants.Arm(m, "conn.", "ring.")
-		point := dyingAt(func() {
+		point := invariants.DiesAt(func() {
 			r.start()
 			r.serve(batch)
 		})

@@ -70,16 +70,6 @@ func dieIn(t *testing.T, calls []call, answers, states []string, i int, k, m int
 
 func dying(k int64, f func()) (point string) {
 	invariants.Arm(k, "tree.", "life.")
-	defer func() {
-		invariants.Arm(0)
-		if r := recover(); r != nil {
-			c, ok := r.(invariants.Crash)
-			if !ok {
-				panic(r)
-			}
-			point = c.Point
-		}
-	}()
-	f()
-	return ""
+	defer invariants.Arm(0)
+	return invariants.DiesAt(f)
 }

@@ -85,7 +85,8 @@ func (r addressRange) populateSome(near uintptr, more int64, whole bool) error {
 	if whole && len(found) > 0 {
 		found = []addressRange{r.part(r.start, found[len(found)-1].end)}
 	}
-	for _, part := range append(r.widened(found, near), r.gaps(r.widened(found, near), more)...) {
+	wide := r.widened(found, near)
+	for _, part := range append(wide, r.gaps(wide, more)...) {
 		if err := part.populate(); err != nil {
 			return err
 		}

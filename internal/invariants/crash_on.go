@@ -77,6 +77,30 @@ func counts(name string) bool {
 	return len(prefixes) == 0
 }
 
+// Dies runs f, and says where it died; nil if it came to its end. Any other panic
+// goes on.
+func Dies(f func()) (at *Crash) {
+	defer func() {
+		if r := recover(); r != nil {
+			c, ok := r.(Crash)
+			if !ok {
+				panic(r)
+			}
+			at = &c
+		}
+	}()
+	f()
+	return nil
+}
+
+// DiesAt is Dies, by the name of the point; "" if it came to its end.
+func DiesAt(f func()) (point string) {
+	if c := Dies(f); c != nil {
+		return c.Point
+	}
+	return ""
+}
+
 // Copy is copy, with a CrashPoint in the middle of it.
 func Copy(name string, dst, src []byte) {
 	half := len(src) / 2

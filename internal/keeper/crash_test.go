@@ -28,18 +28,10 @@ type points map[string]int
 func (p points) dies(k int64, f func()) (point string) {
 	invariants.Arm(k, "crash.", "keeper.", "header.", "room.")
 	defer invariants.Arm(0)
-	defer func() {
-		if r := recover(); r != nil {
-			c, ok := r.(invariants.Crash)
-			if !ok {
-				panic(r)
-			}
-			point = c.Point
-			p[point]++
-		}
-	}()
-	f()
-	return ""
+	if point = invariants.DiesAt(f); point != "" {
+		p[point]++
+	}
+	return point
 }
 
 // has asks for deaths at these points.
