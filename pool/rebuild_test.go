@@ -123,7 +123,7 @@ func TestRebuildContestsTheHolder(t *testing.T) {
 	for i := range uint32(2) {
 		r.store(0, i, 1000)
 	}
-	right, neighbour := r.slots[0], r.slots[1]
+	right, neighbour := &r.slots[0], &r.slots[1]
 	words := []Object{
 		{7, right.place, right.size - 2},
 		{1, neighbour.place, neighbour.size},
