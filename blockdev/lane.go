@@ -167,13 +167,11 @@ func sumLanes(lanes []lane) (s sums) {
 	return s
 }
 
-// recount sets the gauges to the slot table's sums, all in the first lane, but
-// objects, which the pool has counted, each with one store: a worker may die in
-// here, too.
-func recount(lanes []lane, t *table, objects int64) {
-	s := t.sum()
+// recount sets the gauges to what the slot table holds, all in the first lane,
+// each with one store: a worker may die in here, too.
+func recount(lanes []lane, s sums) {
 	for i := range lanes {
-		for j, n := range [...]int64{s.pages, s.bytes, s.same, s.huge, s.staged, objects, s.backed} {
+		for j, n := range [...]int64{s.pages, s.bytes, s.same, s.huge, s.staged, s.objects, s.backed} {
 			if i > 0 {
 				n = 0
 			}
@@ -187,27 +185,35 @@ func (l *lane) gauges() [7]*atomic.Int64 {
 	return [...]*atomic.Int64{&l.pages, &l.bytes, &l.same, &l.huge, &l.staged, &l.objects, &l.backed}
 }
 
-// sum counts what the slot table holds. A damaged word counts as a lost page.
+// sum counts what the slot table holds.
 func (t *table) sum() (s sums) {
 	for slot, w := range t.each {
-		s.pages++
-		if !w.sound(slot) {
-			continue
-		}
-		s.bytes += int64(heldBytes(w))
-		switch w.state() {
-		case same:
-			s.same++
-		case stored:
-			s.objects++
-		case huge:
-			s.huge++
-			s.objects++
-		case staged:
-			s.staged++
-		case backed:
-			s.backed++
-		}
+		s.count(w, slot, 1)
 	}
 	return s
+}
+
+// count counts a slot's word n times. A damaged one counts as a lost page.
+func (s *sums) count(w word, slot uint64, n int64) {
+	if w == 0 {
+		return
+	}
+	s.pages += n
+	if !w.sound(slot) {
+		return
+	}
+	s.bytes += n * int64(heldBytes(w))
+	switch w.state() {
+	case same:
+		s.same += n
+	case stored:
+		s.objects += n
+	case huge:
+		s.huge += n
+		s.objects += n
+	case staged:
+		s.staged += n
+	case backed:
+		s.backed += n
+	}
 }

@@ -3,6 +3,8 @@ package blockdev
 import (
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 
 	"github.com/zramfs/zramfs/internal/shm"
 	"github.com/zramfs/zramfs/pool"
@@ -30,6 +32,9 @@ func adoptDisk(r *shm.Region, o options) (*disk, error) {
 // rebuild makes the derived state from the slot words: the pool's descriptors,
 // the frames in use, the gauges. No request runs meanwhile. A word that fails
 // its check keeps its slot unreadable and claims nothing.
+//
+// Everybody waits for this, so the pool clears its descriptors and looks for its
+// pages while the slots are settled, and only then takes up what they name.
 func (d *disk) rebuild() error {
 	was := sumLanes(d.lanes)
 	if err := d.table.absent(d.region, d.layout, func(slot uint64) {
@@ -38,18 +43,23 @@ func (d *disk) rebuild() error {
 	}); err != nil {
 		return fmt.Errorf("rebuild the bitmap of the slot table: %w", err)
 	}
-	for slot, w := range d.table.each {
-		if w.sound(slot) {
-			d.rebuildSlot(slot, w)
-		}
-	}
-	if d.frames != nil {
-		d.frames.WipeFree()
-	}
+	settled := make(chan struct{})
+	var err error
+	var thread sync.WaitGroup
+	thread.Go(func() {
+		err = d.pool.Rebuild(func(yield func(pool.Object) bool) {
+			<-settled
+			d.objects(yield)
+		})
+	})
+	holds := d.settle(settled, &thread)
 	var damage *pool.Damage
-	if err := d.pool.Rebuild(d.objects); errors.As(err, &damage) {
+	if errors.As(err, &damage) {
 		for _, o := range damage.Objects {
-			d.table.store(uint64(o.Owner), lostWord)
+			slot := uint64(o.Owner)
+			holds.count(d.table.load(slot), slot, -1)
+			d.table.store(slot, lostWord)
+			holds.count(lostWord, slot, 1)
 		}
 		d.lanes[0].corrupt.Add(int64(len(damage.Objects)))
 	} else if err != nil {
@@ -57,13 +67,39 @@ func (d *disk) rebuild() error {
 	}
 	d.account.used.Add(d.pool.Stats().Pages)
 	d.account.raise(d.account.used.Load())
-	found := d.pool.Stats().Objects
-	d.reclaimed = max(0, was.objects-found)
-	recount(d.lanes, d.table, found)
+	holds.objects = d.pool.Stats().Objects
+	d.reclaimed = max(0, was.objects-holds.objects)
+	recount(d.lanes, holds)
 	now := sumLanes(d.lanes)
 	d.damaged = now.corrupt - was.corrupt
 	d.verify.total.Store(now.pages)
 	return nil
+}
+
+// settle does what the words ask for beside the pool, says so, and waits for the
+// thread that does the pool, even if it dies itself at a crash point. It gives
+// what the table holds.
+func (d *disk) settle(settled chan<- struct{}, thread *sync.WaitGroup) (holds sums) {
+	defer thread.Wait()
+	defer close(settled)
+	for first, words := range d.table.pages {
+		for i := range words {
+			w := word(atomic.LoadUint64(&words[i]))
+			if w == 0 {
+				continue
+			}
+			slot := first + uint64(i)
+			if (w.state() != stored && w.state() != huge || w.has(flagPP)) && w.sound(slot) {
+				d.rebuildSlot(slot, w)
+				w = d.table.load(slot)
+			}
+			holds.count(w, slot, 1)
+		}
+	}
+	if d.frames != nil {
+		d.frames.WipeFree()
+	}
+	return holds
 }
 
 // rebuildSlot settles what a death left in a slot, and takes its frame.
@@ -93,15 +129,16 @@ func (d *disk) rebuildSlot(slot uint64, w word) {
 
 // objects yields every object that a sound word names.
 func (d *disk) objects(yield func(pool.Object) bool) {
-	for slot, w := range d.table.each {
-		if !w.sound(slot) {
-			continue
-		}
-		if s := w.state(); s != stored && s != huge {
-			continue
-		}
-		if !yield(pool.Object{Owner: uint32(slot), Place: poolPlace(w), Size: w.size()}) {
-			return
+	for first, words := range d.table.pages {
+		for i := range words {
+			w := word(atomic.LoadUint64(&words[i]))
+			if s := w.state(); s != stored && s != huge {
+				continue
+			}
+			slot := first + uint64(i)
+			if w.sound(slot) && !yield(pool.Object{Owner: uint32(slot), Place: poolPlace(w), Size: w.size()}) {
+				return
+			}
 		}
 	}
 }

@@ -200,3 +200,16 @@ func (t *table) eachOf(first uint64, yield func(slot uint64, w word) bool) {
 		}
 	}
 }
+
+// pages yields the words of each table page that exists, ascending, and the slot
+// of the first: for who looks at all of them and counts the time. Words are to be
+// read atomically.
+func (t *table) pages(yield func(first uint64, words []uint64) bool) {
+	for slot := t.nextPresent(0); slot < t.slots(); {
+		end := min((slot/slotsPerTablePage+1)*slotsPerTablePage, t.slots())
+		if !yield(slot, t.words[slot:end]) {
+			return
+		}
+		slot = t.nextPresent(end)
+	}
+}

@@ -92,36 +92,39 @@ func (p *Pool) Rebuild(walk func(yield func(Object) bool)) error {
 // share is what one thread of Rebuild does: the chunks whose number, modulo the
 // slabs and then modulo the threads, is its own.
 type share struct {
-	damage Damage
-	err    error
+	contested []Object // whose place another word named before, while the header names them
+	damage    Damage
+	err       error
 }
 
 func (s *share) rebuild(p *Pool, me, of int, walk func(yield func(Object) bool)) {
-	mine := func(chunk uint64) bool { return int(chunk%uint64(len(p.slabs)))%of == me }
 	chunks := p.arena.chunks
+	// other is 0 for a chunk of this share.
+	slabs, threads := uint32(len(p.slabs)), uint32(of)
+	other := func(chunk uint32) uint32 { return chunk%slabs%threads ^ uint32(me) }
 	for i := range chunks {
-		if mine(uint64(i)) && !chunks[i].committed.empty() {
+		if other(uint32(i)) == 0 && !chunks[i].committed.empty() {
 			if s.err = p.describe(i); s.err != nil {
 				return
 			}
 		}
 	}
-	var contested []Object
+	// Shares lie among each other, so the processor cannot guess whose the next
+	// object is: it is put into the batch in any case, and stays if it is of this one.
+	var batch [128]Object
+	n := 0
 	walk(func(o Object) bool {
-		if !mine(uint64(o.Place) * granule / ChunkSize) {
-			return true
-		}
-		switch err := p.adopt(o); {
-		case err == nil:
-		case errors.Is(err, errTaken) && uint32(p.header(uint64(o.Place)*granule, o.Size)) == o.Owner:
-			contested = append(contested, o)
-		default:
-			s.damage.add(o, err)
+		batch[n] = o
+		n += int((uint64(other(uint32(o.Place/(ChunkSize/granule)))) - 1) >> 63)
+		if n == len(batch) {
+			s.adopt(p, batch[:])
+			n = 0
 		}
 		return true
 	})
+	s.adopt(p, batch[:n])
 	settled := map[Place]bool{}
-	for _, o := range contested {
+	for _, o := range s.contested {
 		if settled[o.Place] {
 			s.damage.add(o, fmt.Errorf("%w: %w", errTaken, ErrCorrupt))
 			continue
@@ -130,8 +133,21 @@ func (s *share) rebuild(p *Pool, me, of int, walk func(yield func(Object) bool))
 		p.contest(o, walk, &s.damage)
 	}
 	for i := range chunks {
-		if c := &chunks[i]; mine(uint64(i)) && !c.used.empty() {
+		if c := &chunks[i]; other(uint32(i)) == 0 && !c.used.empty() {
 			p.settleChunk(uint32(i)*chunkPages, c)
+		}
+	}
+}
+
+// adopt takes up objects of this share.
+func (s *share) adopt(p *Pool, objects []Object) {
+	for _, o := range objects {
+		switch err := p.adopt(o); {
+		case err == nil:
+		case errors.Is(err, errTaken) && uint32(p.header(uint64(o.Place)*granule, o.Size)) == o.Owner:
+			s.contested = append(s.contested, o)
+		default:
+			s.damage.add(o, err)
 		}
 	}
 }
@@ -202,20 +218,20 @@ func (p *Pool) describe(i int) error {
 // made if there is none and the object's header agrees: one wrong word must
 // not claim the pages of right ones.
 func (p *Pool) adopt(o Object) error {
-	r, i, number, err := p.locate(o)
-	if err != nil {
-		return err
-	}
-	c := &p.geo.classes[number]
-	d := &p.table.runs[r]
-	switch {
-	case d.pages == 0:
+	r, i, number, made := p.find(o)
+	if !made {
+		var err error
+		if r, i, number, err = p.locate(o); err != nil {
+			return err
+		}
+		if d := &p.table.runs[r]; d.pages != 0 {
+			return fmt.Errorf("zspage %d is of another class: %w", r, ErrCorrupt)
+		}
 		if err := p.establish(o, r, number); err != nil {
 			return err
 		}
-	case d.class != number:
-		return fmt.Errorf("zspage %d is of another class: %w", r, ErrCorrupt)
 	}
+	c, d := &p.geo.classes[number], &p.table.runs[r]
 	word := &p.table.words(r, c)[i/64]
 	if *word>>(i%64)&1 != 0 {
 		return fmt.Errorf("object %d of zspage %d: %w: %w", i, r, errTaken, ErrCorrupt)
@@ -233,11 +249,22 @@ func (p *Pool) adopt(o Object) error {
 }
 
 // contest settles who has the object that o, whose header names it, found taken:
-// a wrong word may have come first, since adopt reads one header of a zspage.
+// a wrong word may have come first, since adopt reads one header of a zspage. The
+// holder is the first that was not refused.
 func (p *Pool) contest(o Object, walk func(yield func(Object) bool), damage *Damage) {
 	r, _, number, _ := p.locate(o)
+	refused := map[Object]int{}
+	for _, d := range damage.Objects {
+		if d.Place == o.Place {
+			refused[d]++
+		}
+	}
 	walk(func(holder Object) bool {
 		if holder.Place != o.Place || !p.geo.stores(holder.Size) || p.geo.classOf(holder.Size) != number {
+			return true
+		}
+		if refused[holder] > 0 {
+			refused[holder]--
 			return true
 		}
 		if uint32(p.header(uint64(o.Place)*granule, o.Size)) == holder.Owner {
@@ -248,6 +275,16 @@ func (p *Pool) contest(o Object, walk func(yield func(Object) bool), damage *Dam
 		}
 		return false
 	})
+}
+
+// find is locate for an object of a zspage that was made: most are.
+func (p *Pool) find(o Object) (r, i uint32, number uint8, ok bool) {
+	if !p.geo.stores(o.Size) || uint64(o.Place) >= uint64(len(p.mem))/granule {
+		return 0, 0, 0, false
+	}
+	number = p.geo.classOf(o.Size)
+	r, i, ok = p.table.at(uint64(o.Place)*granule, number, &p.geo.classes[number])
+	return r, i, number, ok
 }
 
 // locate finds the zspage, the number in it and the class of an object.

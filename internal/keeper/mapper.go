@@ -13,13 +13,16 @@ import (
 
 const (
 	mapperPause = time.Second
-	tableReach  = 2 << 20 // bytes that one page of a page table maps
+	mapperShare = 100 // of one CPU, one part at most
+
+	tableReach = 2 << 20  // bytes that one page of a page table maps
+	faultReach = 64 << 10 // bytes around a read fault that the kernel maps with it, where pages exist
 )
 
-// mapper has the kernel make the page tables of a worker that waits, a little
-// at a time, so that they need not be made while the machine waits for it. It
-// reads a page that exists in each 2 MiB, and never a hole, which would make a
-// page of it.
+// mapper has the kernel map the regions into a worker that waits, so that this
+// need not be done while the machine waits for it: page tables, and the pages
+// themselves. It reads a page that exists in each 64 KiB, and never a hole, which
+// would make a page of it.
 type mapper struct {
 	work   chan func(map[*shm.Region]*os.File) // nil: end
 	done   chan struct{}
@@ -40,7 +43,7 @@ func startMapper() *mapper {
 
 func (m *mapper) run() {
 	defer close(m.done)
-	clock := time.NewTicker(mapperPause)
+	clock := time.NewTimer(mapperPause)
 	defer clock.Stop()
 	for {
 		select {
@@ -51,13 +54,15 @@ func (m *mapper) run() {
 			f(m.files)
 		case <-clock.C:
 		}
-		m.touchAll()
+		began := time.Now()
+		m.touchAll(faultReach)
+		clock.Reset(max(mapperPause, mapperShare*time.Since(began)))
 	}
 }
 
-func (m *mapper) touchAll() {
+func (m *mapper) touchAll(reach int64) {
 	for r, f := range m.files {
-		m.touch(r, f)
+		m.touch(r, f, reach)
 	}
 }
 
@@ -88,24 +93,34 @@ func (m *mapper) drop(r *shm.Region) {
 	})
 }
 
+// settle returns when everything has been mapped once.
+func (m *mapper) settle() {
+	done := make(chan struct{})
+	m.work <- func(map[*shm.Region]*os.File) {
+		m.touchAll(faultReach)
+		close(done)
+	}
+	<-done
+}
+
 // stop ends it.
 func (m *mapper) stop() {
 	m.do(nil)
 	<-m.done
 }
 
-// finish makes on the caller's thread what has come since the last look, when
-// the worker before this one is dead. Only after stop.
+// finish makes on the caller's thread the page tables of what has come since the
+// last look, when the worker before this one is dead. Only after stop.
 func (m *mapper) finish() {
-	m.touchAll()
+	m.touchAll(tableReach)
 	for _, f := range m.files {
 		f.Close()
 	}
 	clear(m.files)
 }
 
-// touch reads a page in each reach of a page table that has one.
-func (m *mapper) touch(r *shm.Region, f *os.File) {
+// touch reads a page in each reach that has one.
+func (m *mapper) touch(r *shm.Region, f *os.File, reach int64) {
 	first := int64(uintptr(r.Base()) % tableReach) // where the region begins in its first reach
 	for at := int64(0); at < r.Size() && !m.hurry.Load(); {
 		start, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
@@ -115,6 +130,6 @@ func (m *mapper) touch(r *shm.Region, f *os.File) {
 		// The page may be punched just now. Then a page is made of the hole,
 		// which the next worker finds when it rebuilds.
 		m.regard += int(r.Bytes(start, 1)[0])
-		at = ((first+start)/tableReach+1)*tableReach - first
+		at = ((first+start)/reach+1)*reach - first
 	}
 }

@@ -23,6 +23,7 @@ type event struct {
 	m      message
 	files  []*os.File // came along; the receiver's
 	gone   bool       // it has ended and is reaped
+	ending bool       // it was killed, and does nothing any more but end
 	paused bool       // its listener stopped, as it was asked to
 }
 
@@ -58,6 +59,7 @@ type process struct {
 	killed   string    // why we killed it; "": we did not
 	killedAt int64     // and when, CLOCK_MONOTONIC
 	paused   bool      // nobody listens
+	replaced bool      // its end is dealt with, though it may not be gone
 }
 
 // death is how a process ended.
@@ -93,7 +95,10 @@ type order struct {
 	Verify     bool `json:"verify"` // say whether what it took over is sound
 }
 
-const controlFD = 3 // of a worker
+const (
+	controlFD   = 3 // of a worker
+	endingPause = 500 * time.Microsecond
+)
 
 // spawn starts a worker. program is what it runs, nil for what this process
 // runs.
@@ -188,6 +193,30 @@ func (p *process) listen(events chan<- event) {
 	events <- event{p: p, gone: true}
 }
 
+// watchEnd tells as soon as a process that was killed does nothing any more. To
+// give back what it had mapped takes the kernel 20 ms and more for each GiB, which
+// nobody has to wait for. If it cannot be seen, the end of all that is the end.
+func (p *process) watchEnd(events chan<- event) {
+	for {
+		ending, err := host.Ending(p.pid)
+		switch {
+		case err != nil:
+			return
+		case ending:
+			select {
+			case events <- event{p: p, ending: true}:
+			case <-p.over:
+			}
+			return
+		}
+		select {
+		case <-p.over:
+			return
+		case <-time.After(endingPause):
+		}
+	}
+}
+
 // reap collects how a process that has ended did so.
 func (p *process) reap() death {
 	var status unix.WaitStatus
@@ -250,4 +279,13 @@ func (p *process) close() {
 	if p.words != nil {
 		p.words.Close()
 	}
+}
+
+// highFD copies a descriptor to a number that no child is given.
+func highFD(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 256)
+	if err != nil {
+		return nil, fmt.Errorf("keep program: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "program"), nil
 }

@@ -45,6 +45,10 @@ func (k *keeper) handle(e event) {
 	switch {
 	case e.gone:
 		k.gone(p)
+	case e.ending:
+		if _, there := k.processes[p]; there && p == k.worker {
+			k.lost(p)
+		}
 	case e.m.Kind == msgHello && e.m.Hello != nil && p.stage == started:
 		p.hello = *e.m.Hello
 		k.configure(p)
@@ -205,7 +209,9 @@ func (k *keeper) gone(p *process) {
 			k.due.standby = time.Now().Add(maxPause)
 		}
 	case k.worker:
-		k.lost(p)
+		if !p.replaced {
+			k.lost(p)
+		}
 	}
 	if k.trial != nil && p == k.trial.fallback {
 		k.trial.fallback = nil
@@ -223,9 +229,10 @@ func (p *process) why() string {
 	return p.status.text
 }
 
-// lost: the worker that serves, or was to serve, has ended. Another takes its
-// place, unless nobody needs one.
+// lost: the worker that serves, or was to serve, has ended, or is about to and
+// will touch nothing. Another takes its place, unless nobody needs one.
 func (k *keeper) lost(p *process) {
+	p.replaced = true
 	point := k.boot.Config.Mountpoint
 	switch {
 	case k.generation <= 1 && !p.served && !k.resend: // and none before it did

@@ -184,3 +184,16 @@ func (k *keeper) kill(p *process, why string) {
 	p.killed, p.killedAt = why, monotonic()
 	p.signal(unix.SIGKILL)
 }
+
+// buried waits until the worker before is reaped: a keeper that becomes another
+// program leaves nobody for that one to reap.
+func (k *keeper) buried(p *process) error {
+	reaped, err := k.await(drainTime, func() (bool, error) {
+		_, there := k.processes[p]
+		return !there, nil
+	})
+	if err == nil && !reaped {
+		err = fmt.Errorf("worker %d, which was killed, has not ended within %s", p.pid, drainTime)
+	}
+	return err
+}

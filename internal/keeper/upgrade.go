@@ -3,7 +3,6 @@ package keeper
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"time"
 
@@ -25,7 +24,8 @@ const (
 type trial struct {
 	candidate *process // of the new program
 	fallback  *process // of the program before, in case the new one fails; nil: none
-	began     bool     // the worker was killed for it
+	before    *process // the worker that was killed for it
+	began     bool     // it was
 }
 
 // next is who follows the worker, which is dead, while a trial lasts; nil: as
@@ -134,7 +134,9 @@ func (k *keeper) answerUpgrade(q *question) (any, error) {
 		return nil
 	})
 	// exec waits for all threads of this process, and so would for a swapon(2).
-	err = k.withoutSwap(func() error { return errors.Join(k.handOver(q, result), k.watchSwap()) })
+	if err = k.buried(t.before); err == nil {
+		err = k.withoutSwap(func() error { return errors.Join(k.handOver(q, result), k.watchSwap()) })
+	}
 	if err != nil {
 		result.KeeperKept = OneLine(err)
 		_ = k.do(func() error { k.due.standby = time.Now().Add(standbyPause); return nil })
@@ -270,6 +272,8 @@ func (k *keeper) try(q *question, t *trial) (*Upgraded, error) {
 		t.fallback, k.standby, t.began = k.standby, nil, true
 		k.note(func(c *crashRecord) { c.standby.Store(0) })
 		k.kill(k.worker, "upgrade")
+		t.before = k.worker
+		go t.before.watchEnd(k.events)
 		return true, nil
 	})
 	if err == nil && !switched {
@@ -338,13 +342,4 @@ func (k *keeper) alive(p *process) error {
 		return refused("it ended without saying what it is (%s): it is not zramfs, or crashes at start", p.why())
 	}
 	return refused("%s", p.why())
-}
-
-// highFD copies a descriptor to a number that no child is given.
-func highFD(f *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 256)
-	if err != nil {
-		return nil, fmt.Errorf("keep program: %w", err)
-	}
-	return os.NewFile(uintptr(fd), "program"), nil
 }

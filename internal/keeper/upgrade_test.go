@@ -82,7 +82,33 @@ func TestDeadCandidateIsNoHeir(t *testing.T) {
 	}
 }
 
-// Nor is one that took over, and after it the fallback did.
+// The candidate is told to go when the worker before does nothing any more, which
+// nobody has to reap it for; its end, when that comes, is nobody's any more.
+func TestCandidateGoesBeforeTheWorkerIsReaped(t *testing.T) {
+	k := idleKeeper(t)
+	before := sleeper(t, k, serving)
+	k.worker = before
+	candidate := sleeper(t, k, prepared)
+	k.trial = &trial{candidate: candidate, began: true}
+	k.kill(before, "upgrade")
+	go before.watchEnd(k.events)
+	k.handle(<-k.events)
+	if k.worker != candidate || candidate.stage != going {
+		t.Fatal("the candidate is not the worker")
+	}
+	if _, there := k.processes[before]; !there {
+		t.Error("who is not reaped is forgotten")
+	}
+	end(k, before)
+	if k.worker != candidate || k.generation != 3 || k.failures != 0 {
+		t.Errorf("generation %d, %d failures, the candidate serves: %t", k.generation, k.failures, k.worker == candidate)
+	}
+	if n := k.header.crash().deaths.Load(); n != 0 {
+		t.Errorf("%d deaths are counted", n)
+	}
+}
+
+// No heir is a candidate that took over, and after it the fallback did.
 func TestDeadCandidateAndFallback(t *testing.T) {
 	k := idleKeeper(t)
 	k.worker = sleeper(t, k, serving)

@@ -131,6 +131,7 @@ func (w *worker) stand() (*service, error) {
 	for {
 		if awaited == 0 {
 			awaited--
+			mapper.settle()                                // an upgrade kills the one that serves as soon as this is said
 			_ = w.control.send(message{Kind: msgPrepared}) // a keeper that is gone is noticed below
 		}
 		m, files, err := w.control.receive()
