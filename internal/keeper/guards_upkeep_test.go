@@ -57,6 +57,9 @@ func TestReserveCheck(t *testing.T) {
 		{map[string]int64{"worker_threads": 9}, GuardPass, "zram3 has no size"},
 		{map[string]int64{"reserve": floor}, GuardPass, "populated"},
 		{map[string]int64{"reserve": 0}, GuardFail, "0B populated"},
+		{map[string]int64{"reserve": floor / 8, blockdev.KeyReserveTarget: 2 * floor}, GuardFail, "expected"},
+		{map[string]int64{"reserve": floor / 8, blockdev.KeyReserveTarget: floor / 8}, GuardPass, "populated"},
+		{map[string]int64{"reserve": 0, blockdev.KeyReserveTarget: floor / 8}, GuardFail, "0B populated"},
 	} {
 		in := &inspection{device: 3, before: sample{memory: c.memory}, after: sample{memory: c.memory}}
 		if f := checkReserve(in); f.state != c.state || !strings.Contains(f.seen, c.seen) {
