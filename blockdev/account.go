@@ -1,6 +1,10 @@
 package blockdev
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/zramfs/zramfs/pool"
+)
 
 // account is mem_used_total and its limit: pages of the pool and staged
 // frames, the tables and the reserve apart.
@@ -36,6 +40,15 @@ func (a *account) take(pages, leave int64) bool {
 			return true
 		}
 	}
+}
+
+// Room implements pool.Account. What is held counts: it is for those who wait.
+func (a *account) Room() int64 {
+	limit := a.limit.Load()
+	if limit == 0 {
+		return pool.MaxRoom
+	}
+	return max(limit+a.lent.Load()-a.used.Load(), 0)
 }
 
 // Give gives pages back.

@@ -10,6 +10,10 @@ import (
 // Config.UpkeepThread called on it; 0: there is none.
 const KeyUpkeep = "upkeep_thread"
 
+// KeyReserveTarget is the line that tells up to how many bytes upkeep fills the
+// reserve: less than Config.ReserveHigh where the memory limit has little room.
+const KeyReserveTarget = "reserve_target"
+
 // zramfsAttributes: statistics that the kernel does not have, one "name value"
 // a line.
 func zramfsAttributes() []Attribute {
@@ -118,6 +122,7 @@ func (d *Device) appendMemory(b []byte) ([]byte, error) {
 		{"staged", int64(frames) * PageSize},
 		{"frames", frameBytes},
 		{"reserve", p.Free * PageSize},
+		{KeyReserveTarget, p.Target * PageSize},
 		{"waste", p.Waste * PageSize},
 		{"tables", resident - p.Committed*PageSize - frameBytes},
 		{"resident", resident},

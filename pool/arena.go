@@ -20,9 +20,9 @@ type arena struct {
 	memory Memory          // immutable
 	beside Memory          // immutable; the side array
 	store  *derived[chunk] // immutable; holds chunks
-	low    int64           // immutable; pages of reserve at which to wake
-	high   int64           // immutable; pages of reserve to commit up to
-	slack  int64           // immutable; free pages above high that start punching
+	low    int64           // immutable; pages of reserve at which to wake, at most
+	high   int64           // immutable; pages of reserve to commit up to, at most
+	room   func() int64    // immutable; pages that the account lets be taken
 
 	mu        sync.Mutex
 	chunks    []chunk                // mu
@@ -35,7 +35,7 @@ type arena struct {
 	free      int64                  // mu; pages
 	reserve   int64                  // mu; pages in solid groups
 	starved   uint32                 // mu; pages in a row that a take missed with no group left
-	punching  bool                   // mu; from above high+slack down to high
+	punching  bool                   // mu; from wasteful on, down to the target
 	commits   int64                  // mu; pages ever committed
 	punches   int64                  // mu; pages ever punched
 }
@@ -45,11 +45,11 @@ type arena struct {
 // reads all of it.
 const mostShared = 256 << 10
 
-func newArena(memory, beside, scratch Memory, pages, lowBytes, highBytes int64) (*arena, error) {
+func newArena(memory, beside, scratch Memory, pages, lowBytes, highBytes int64, room func() int64) (*arena, error) {
 	const group = groupPages * PageSize
 	low := max(1, (lowBytes+group-1)/group) * groupPages
 	high := max(low, (highBytes+group-1)/group*groupPages)
-	a := &arena{memory: memory, beside: beside, low: low, high: high, slack: max(high/2, groupPages)}
+	a := &arena{memory: memory, beside: beside, low: low, high: high, room: room}
 	n := pages / chunkPages
 	before := derivedBytes[run](pages) + derivedBytes[uint64](pages*wordsByPage) // the table's
 	if derivedBytes[chunk](n) > mostShared {
@@ -155,13 +155,32 @@ func (a *arena) give(page, n uint32) (wake bool) {
 	return a.wasteful()
 }
 
+// leastTarget is how many pages of reserve are kept though the account has no
+// room: pages that are given back may lie in pieces that serve no large zspage.
+const leastTarget = 8 * groupPages
+
+// target is how many pages of reserve to commit up to: what the account lets be
+// taken, at most high. Near a limit that the machine has no memory for, whoever
+// committed more would take it from those whose pages are to be stored.
+func (a *arena) target() int64 {
+	room := a.room()
+	if room >= a.high {
+		return a.high
+	}
+	return min(a.high, max(room+groupPages-1, leastTarget)/groupPages*groupPages)
+}
+
 // hungry: Maintain could commit pages, and should soon.
 func (a *arena) hungry() bool {
-	return a.reserve < a.low && (!a.bare.empty() || a.free < a.low && !a.voids.empty())
+	low := min(a.low, a.target())
+	return a.reserve < low && (!a.bare.empty() || a.free < low && !a.voids.empty())
 }
 
 // wasteful: Maintain should give pages back.
-func (a *arena) wasteful() bool { return a.free > a.high+a.slack }
+func (a *arena) wasteful() bool {
+	target := a.target()
+	return a.free > target+max(target/2, groupPages)
+}
 
 // holds says without a lock whether the bytes [off, off+n) of the arena, n > 0,
 // are in committed pages. An object lies in one or two of them.

@@ -7,17 +7,20 @@ import (
 	"github.com/zramfs/zramfs/internal/invariants"
 )
 
+// CommitStep is the most bytes of the arena that a step of Maintain commits.
+const CommitStep = 256 << 10
+
 const (
 	// commitStep is how many pages a step commits. On a machine that is short of
 	// memory each of them may take long, and who waits for one does not want to
 	// wait for all of the reserve.
-	commitStep = 64
+	commitStep = CommitStep / PageSize
 	// punchCalls bounds the system calls of a step that gives pages back.
 	punchCalls = 64
 )
 
 // Maintain does one bounded step of what the I/O path must not do: commit at
-// most 256 KiB while the reserve is below its high mark, or give back at most
+// most 256 KiB while the reserve is below its target, or give back at most
 // 2 MiB of waste. more: call again. An error of the memory leaves the pages as
 // they were; the caller should wait before it calls again.
 func (p *Pool) Maintain() (more bool, err error) {
@@ -40,8 +43,9 @@ func (p *Pool) Maintain() (more bool, err error) {
 func (a *arena) pending() bool {
 	a.lock()
 	defer a.unlock()
-	return a.starved != 0 || a.reserve < a.high && !a.bare.empty() ||
-		a.free < a.high && !a.voids.empty() || a.punching || a.wasteful()
+	target := a.target()
+	return a.starved != 0 || a.reserve < target && !a.bare.empty() ||
+		a.free < target && !a.voids.empty() || a.punching || a.wasteful()
 }
 
 // planCommit chooses void pages of one chunk, none if the reserve is filled.
@@ -49,9 +53,10 @@ func (a *arena) pending() bool {
 func (a *arena) planCommit() (int, pageMap) {
 	a.lock()
 	defer a.unlock()
+	target := a.target()
 	if i := a.bare.first(); i >= 0 {
 		a.starved = 0 // a group serves whoever starves
-		if a.reserve >= a.high {
+		if a.reserve >= target {
 			return 0, pageMap{}
 		}
 		c := &a.chunks[i]
@@ -59,16 +64,16 @@ func (a *arena) planCommit() (int, pageMap) {
 		for w := range m {
 			m[w] &= spread(groups(^c.used[w]))
 		}
-		m.keepFirst(int(min(a.high-a.reserve, commitStep)))
+		m.keepFirst(int(min(target-a.reserve, commitStep)))
 		return i, m
 	}
 	if n := a.starved; n != 0 {
 		a.starved = 0
 		return a.gap(n)
 	}
-	if i := a.voids.first(); i >= 0 && a.free < a.high {
+	if i := a.voids.first(); i >= 0 && a.free < target {
 		m := a.chunks[i].void()
-		m.keepFirst(int(min(a.high-a.free, commitStep)))
+		m.keepFirst(int(min(target-a.free, commitStep)))
 		return i, m
 	}
 	return 0, pageMap{}
@@ -112,15 +117,16 @@ func (p *Pool) commit(i int, m pageMap) error {
 
 // planPunch chooses free pages of one chunk that are waste and makes them
 // void, so that nobody takes them. The highest chunks come first; groups go
-// only while the reserve is above its high mark.
+// only while the reserve is above its target.
 func (a *arena) planPunch() (int, pageMap) {
 	a.lock()
 	defer a.unlock()
-	a.punching = a.wasteful() || a.punching && a.free > a.high
+	target := a.target()
+	a.punching = a.wasteful() || a.punching && a.free > target
 	if !a.punching {
 		return 0, pageMap{}
 	}
-	return a.evict(a.high)
+	return a.evict(target)
 }
 
 // evict makes free pages of one chunk void until target pages are free.

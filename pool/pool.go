@@ -17,7 +17,7 @@
 //	void   a hole of the region. Maintain commits it: free.
 //	free   committed, in no zspage. Put makes it used, Maintain void.
 //	used   in a zspage. Free and Compact make it free.
-//	waste  a name for free pages above the reserve's high mark, which Maintain
+//	waste  a name for free pages above the reserve's target, which Maintain
 //	       gives back. They may be used until then.
 //
 // Locks, in order: maintenance and compaction (each held by one caller at a
@@ -33,6 +33,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"sync"
 	"sync/atomic"
 )
@@ -72,11 +73,16 @@ type Memory interface {
 }
 
 // Account bounds the pages in zspages. It is called under locks and never
-// blocks. Take false means: not one page of these.
+// blocks. Take false means: not one page of these. Room is how many pages it
+// would let be taken now; MaxRoom: any number.
 type Account interface {
 	Take(pages int64) bool
 	Give(pages int64)
+	Room() int64
 }
+
+// MaxRoom is the room of an Account without bounds.
+const MaxRoom = math.MaxInt64
 
 // Config says what a pool is made of.
 type Config struct {
@@ -89,7 +95,8 @@ type Config struct {
 	Account    Account   // nil: no limit
 	// Committed free bytes that Maintain keeps: it commits while there are
 	// fewer than ReserveHigh, Wake asks for it below ReserveLow. Rounded up to
-	// groups of 8 pages, at least one group.
+	// groups of 8 pages, at least one group. Less is kept as the Account has less
+	// room: what may not be taken is better left to others.
 	ReserveLow, ReserveHigh int64
 }
 
@@ -152,7 +159,7 @@ func New(cfg Config) (*Pool, error) {
 	if p.account == nil {
 		p.account = unlimited{}
 	}
-	p.arena, err = newArena(cfg.Arena, cfg.Side, cfg.Scratch, pages, cfg.ReserveLow, cfg.ReserveHigh)
+	p.arena, err = newArena(cfg.Arena, cfg.Side, cfg.Scratch, pages, cfg.ReserveLow, cfg.ReserveHigh, p.account.Room)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("pool: new: %w", err), t.close())
 	}
@@ -201,3 +208,4 @@ type unlimited struct{}
 
 func (unlimited) Take(int64) bool { return true }
 func (unlimited) Give(int64)      {}
+func (unlimited) Room() int64     { return MaxRoom }

@@ -112,6 +112,8 @@ func (a *account) Give(n int64) {
 	}
 }
 
+func (a *account) Room() int64 { return max(a.limit.Load()-a.pages.Load(), 0) }
+
 // slot is an owner's word and what is stored under it.
 type slot struct {
 	mu      sync.Mutex

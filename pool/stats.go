@@ -10,7 +10,8 @@ type Stats struct {
 	Committed int64 // pages that take memory: Pages + Free
 	Free      int64 // committed pages in no zspage
 	Reserve   int64 // of them in whole groups, which serve any class
-	Waste     int64 // of Free, what is above the reserve's high mark
+	Target    int64 // of Reserve, what Maintain keeps: less where the Account has little room
+	Waste     int64 // of Free, what is above that
 	Commits   int64 // pages ever committed by Maintain
 	Punches   int64 // pages ever given back
 	Compacted int64 // pages ever freed by Compact: pages_compacted
@@ -33,7 +34,8 @@ func (p *Pool) Stats() Stats {
 	defer a.unlock()
 	st.Pages = a.committed - a.free
 	st.Committed, st.Free, st.Reserve = a.committed, a.free, a.reserve
-	st.Waste = max(0, a.free-a.high)
+	st.Target = a.target()
+	st.Waste = max(0, a.free-st.Target)
 	st.Commits, st.Punches = a.commits, a.punches
 	return st
 }

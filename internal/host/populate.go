@@ -129,10 +129,18 @@ func (r addressRange) gaps(parts []addressRange, bytes int64) []addressRange {
 	return between
 }
 
-// present lists the parts of a mapping whose pages exist
-// (linux/Documentation/admin-guide/mm/pagemap.rst).
+// exists says whether a page exists by its entry of pagemap
+// (linux/Documentation/admin-guide/mm/pagemap.rst): it is in memory, or in swap,
+// where it went before the process locked its memory and where it would stay
+// until it is touched. That may be when nobody serves swap.
+func exists(entry uint64) bool {
+	const inMemory, inSwap = 1 << 63, 1 << 62
+	return entry&(inMemory|inSwap) != 0
+}
+
+// present lists the parts of a mapping whose pages exist.
 func (r addressRange) present() ([]addressRange, error) {
-	const entry, there = 8, 1 << 63
+	const entry = 8
 	f, err := os.Open("/proc/self/pagemap")
 	if err != nil {
 		return nil, err
@@ -147,7 +155,7 @@ func (r addressRange) present() ([]addressRange, error) {
 		}
 		for ; len(some) > 0; some = some[entry:] {
 			next := at + pageMask + 1
-			if binary.NativeEndian.Uint64(some)&there != 0 {
+			if exists(binary.NativeEndian.Uint64(some)) {
 				if n := len(found); n > 0 && found[n-1].end == at {
 					found[n-1].end = next
 				} else {

@@ -33,7 +33,7 @@ const (
 )
 
 // Urgent says whether an Urgency is at work on the thread.
-func (t Thread) Urgent() bool { return t.Policy == unix.SCHED_FIFO || t.Nice == leastNice }
+func (t Thread) Urgent() bool { return t.Policy == unix.SCHED_FIFO || t.Nice == fairNice }
 
 // Flushing says whether the thread carries the flags of PR_SET_IO_FLUSHER.
 func (t Thread) Flushing() bool { return t.Flags&flagsFlusher == flagsFlusher }
@@ -216,8 +216,8 @@ func MayBeUrgent() bool {
 }
 
 // Urgency gives a thread first place on its CPU: SCHED_FIFO, or, where memory is
-// so short that looking for it would keep the CPU from those who free it, the
-// largest share of a CPU that ordinary threads have. It never changes, so threads
+// so short that looking for it would keep the CPU from those who free it, a share
+// of the CPU like that of others. It never changes, so threads
 // may share one, and allocates nothing.
 //
 // Not SCHED_DEADLINE, which has a bound and the same reserves of memory as
@@ -233,12 +233,13 @@ func NewUrgency(least int64) *Urgency {
 	return &Urgency{
 		least: uint64(least),
 		first: unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1},
-		fair:  unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: leastNice},
+		fair:  unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: fairNice},
 	}
 }
 
-// leastNice is the strongest.
-const leastNice = -20
+// fairNice is little more than what others have, and by it the thread is known.
+// With more, on one CPU, whoever would have freed memory did not run.
+const fairNice = -1
 
 // Apply makes the calling thread urgent, as far as that is granted; taking: it is
 // about to take memory.

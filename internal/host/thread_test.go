@@ -31,7 +31,7 @@ func TestUrgency(t *testing.T) {
 		policy uint32
 		nice   int32
 	}{
-		{"memory is short, and taken", short, true, unix.SCHED_NORMAL, -20},
+		{"memory is short, and taken", short, true, unix.SCHED_NORMAL, fairNice},
 		{"memory is short, and not taken", short, false, unix.SCHED_FIFO, 0},
 		{"memory is taken, of which there is plenty", plenty, true, unix.SCHED_FIFO, 0},
 	} {

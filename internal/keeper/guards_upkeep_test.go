@@ -14,7 +14,7 @@ import (
 // The guard is about the thread that commits memory, however urgent others are.
 func TestUpkeepCheck(t *testing.T) {
 	threads := []host.Thread{
-		{ID: 7, Nice: -20},
+		{ID: 7, Nice: -1},
 		{ID: 8, Policy: unix.SCHED_FIFO, Priority: 1},
 		{ID: 9},
 	}
@@ -31,7 +31,7 @@ func TestUpkeepCheck(t *testing.T) {
 		{silent, GuardUnknown, "does not tell"},
 		{0, GuardWarn, "no thread of its own"},
 		{5, GuardUnknown, "thread 5 ended"},
-		{7, GuardPass, "nice -20"},
+		{7, GuardPass, "nice -1"},
 		{8, GuardPass, "SCHED_FIFO 1"},
 		{9, ordinary, "thread 9 is of ordinary priority (nice 0)"},
 	} {
@@ -57,6 +57,9 @@ func TestReserveCheck(t *testing.T) {
 		{map[string]int64{"worker_threads": 9}, GuardPass, "zram3 has no size"},
 		{map[string]int64{"reserve": floor}, GuardPass, "populated"},
 		{map[string]int64{"reserve": 0}, GuardFail, "0B populated"},
+		{map[string]int64{"reserve": floor / 8, blockdev.KeyReserveTarget: 2 * floor}, GuardFail, "expected"},
+		{map[string]int64{"reserve": floor / 8, blockdev.KeyReserveTarget: floor / 8}, GuardPass, "populated"},
+		{map[string]int64{"reserve": 0, blockdev.KeyReserveTarget: floor / 8}, GuardFail, "0B populated"},
 	} {
 		in := &inspection{device: 3, before: sample{memory: c.memory}, after: sample{memory: c.memory}}
 		if f := checkReserve(in); f.state != c.state || !strings.Contains(f.seen, c.seen) {

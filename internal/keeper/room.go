@@ -89,7 +89,8 @@ func openRoom(span []byte) *roomPage {
 type figures struct {
 	beat, pages, bytes, huge, used, limit, waiting, failed, requests, compressed, stored, away int64
 
-	orphaned bool // the last worker is dead, and the next has not answered yet; of the crash record
+	orphaned bool  // the last worker is dead, and the next has not answered yet; of the crash record
+	cpu      int64 // ns of CPU time that the worker has taken; the kernel's word
 }
 
 func (p *roomPage) look() figures {

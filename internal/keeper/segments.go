@@ -17,15 +17,19 @@ type planner struct {
 }
 
 const (
-	// Of the cap, 1/heldShare is held back, and at least heldLeast pages: for
-	// zspages that are partly filled, and for data that compress worse than
-	// those before.
-	heldShare = 32
-	heldLeast = 512
+	// Of the cap, 1/heldShare is held back; of a small one more, up to heldMost
+	// pages, and at least heldLeast: for zspages that are partly filled, one of each
+	// class, and for data that compress worse than those before. A segment is a
+	// large part of a small store.
+	heldShare, smallShare = 32, 8
+	heldLeast, heldMost   = 512, 768
 )
 
 // held is what is held back from plans.
-func (p *planner) held(f *figures) int64 { return max(p.limit(f)/heldShare, heldLeast) }
+func (p *planner) held(f *figures) int64 {
+	limit := p.limit(f)
+	return max(limit/heldShare, min(max(limit/smallShare, heldLeast), heldMost))
+}
 
 func (p *planner) limit(f *figures) int64 {
 	if f.limit > 0 {

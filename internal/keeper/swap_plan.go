@@ -237,6 +237,7 @@ func (k *keeper) watchSwap() error {
 	for why, text := range map[alarm]string{
 		noRoom:   "writes wait for room and the machine has no memory",
 		noWorker: "the worker is dead and the machine has no memory for the next",
+		noWord:   "the worker does not answer and the machine has no memory",
 	} {
 		words[why] = fmt.Appendf(nil, "<2>zramfs[%d]: %s: %s: asked the kernel to kill a process (sysrq f)\n",
 			os.Getpid(), k.boot.Config.Mountpoint, text)

@@ -2,9 +2,12 @@ package keeper
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/zramfs/zramfs/internal/host"
 )
@@ -12,7 +15,9 @@ import (
 func TestStoreFor(t *testing.T) {
 	const mib = 1 << 20
 	for _, c := range []struct{ available, anonymous, least, most int64 }{
-		{60 * mib, 0, 28 * mib, 36 * mib},              // a guest of 128 MiB
+		{60 * mib, 0, 26 * mib, 30 * mib},              // a guest of 128 MiB
+		{38 * mib, 0, 7 * mib, 7 * mib},                // less: half of what is left is store
+		{120 * mib, 0, 82 * mib, 84 * mib},             // of 192 MiB
 		{186 * mib, 0, 130 * mib, 160 * mib},           // of 256 MiB
 		{100 * mib, 86 * mib, 130 * mib, 160 * mib},    // the same, in use
 		{16 << 30, 0, 8 << 30, 9 << 30},                // a desktop
@@ -25,7 +30,7 @@ func TestStoreFor(t *testing.T) {
 			t.Errorf("%d MiB free, %d MiB of programs: a store of %d MiB", c.available>>20, c.anonymous>>20, got>>20)
 		}
 	}
-	for size, want := range map[int64]int{4096: 1, 8 << 20: 1, 64 << 20: 8, 1 << 30: 16, MaxSize: 16} {
+	for size, want := range map[int64]int{4096: 1, 4 << 20: 1, 32 << 20: 8, 64 << 20: 16, 1 << 30: 16, MaxSize: 16} {
 		if got := segmentsFor(size); got != want {
 			t.Errorf("%d bytes in %d segments, want %d", size, got, want)
 		}
@@ -40,7 +45,7 @@ func TestSegmentsOfSwap(t *testing.T) {
 		asked, want int
 	}{
 		{144 * mib, 48 * mib, 0, 16},
-		{48 * mib, 48 * mib, 0, 6}, // not with what is held back
+		{48 * mib, 48 * mib, 0, 12}, // not with what is held back
 		{42 * mib, 48 * mib, 0, 1},
 		{1 << 30, 8 << 30, 0, 1},
 		{1 << 30, 8 << 30, 4, 4},
@@ -129,6 +134,60 @@ func TestGuardian(t *testing.T) {
 			t.Errorf("scarce %v: %q was written, fired %d times", scarce, text, page.fired.Load())
 		}
 	}
+}
+
+// TestGuardianSeesItRun: a worker that has told nothing for long and runs is a
+// reason; the same silence of one that is no more, or is stopped, is none.
+func TestGuardianSeesItRun(t *testing.T) {
+	stopped := exec.Command("sleep", "60")
+	if err := stopped.Start(); err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() {
+		_ = stopped.Process.Kill() // ours, and not reaped yet
+		_ = stopped.Wait()
+	})
+	if err := stopped.Process.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for pid, want := range map[int]int64{os.Getpid(): 1, stopped.Process.Pid: 0, 0: 0} {
+		page := &roomPage{}
+		g := guardian{page: page, crash: &crashRecord{}, trigger: scratchFile(t, ""), scarce: func(int64, int64) bool { return true }}
+		g.inFlight = []*os.File{scratchFile(t, "       3        9\n")}
+		var err error
+		if g.meter, err = host.OpenMeter(); err != nil {
+			t.Skipf("needs /proc/swaps and /proc/meminfo: %v", err)
+		}
+		t.Cleanup(func() { g.meter.Close() })
+		g.crash.worker.Store(int64(pid))
+		page.free.Store(100)
+		page.beat.Store(1)
+		for range 3 {
+			g.look() // the last word, and the silence
+		}
+		// As if that had been long ago; only the kernel knows who ran since.
+		for _, since := range []*int64{&g.dog.heard, &g.dog.mute, &g.dog.ran} {
+			*since -= 2 * aloneTime
+		}
+		g.look()
+		if got := page.fired.Load(); got != want {
+			t.Errorf("process %d: fired %d times, want %d", pid, got, want)
+		}
+	}
+}
+
+// scratchFile is an open file with a text.
+func scratchFile(t *testing.T, text string) *os.File {
+	t.Helper()
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err == nil {
+		_, err = f.WriteString(text)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
 }
 
 // TestSwapThreads: both threads look at a plan and allocate nothing; without a

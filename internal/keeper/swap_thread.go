@@ -228,6 +228,9 @@ func (g *guardian) look() time.Duration {
 func (g *guardian) watch() {
 	f := g.page.look()
 	f.orphaned = g.crash.orphaned()
+	if f.beat == g.dog.beat {
+		f.cpu = host.CPUTime(int(g.crash.worker.Load()))
+	}
 	moving := int64(0)
 	if f.requests == g.dog.requests {
 		for _, file := range g.inFlight {

@@ -157,6 +157,97 @@ func TestWatchdogMissesTheWorker(t *testing.T) {
 	}
 }
 
+// TestWatchdogHearsSeldom: where the CPU is short as well the worker's words come
+// a second or two apart. They count, but a moment of waiting does not, and a
+// silence less than words.
+func TestWatchdogHearsSeldom(t *testing.T) {
+	seldom := func(change func(k *kennel)) func(*kennel) {
+		said := int64(0)
+		return func(k *kennel) {
+			k.f.beat = 1000 + k.now/int64(1500*time.Millisecond)
+			if k.f.beat != said {
+				said = k.f.beat
+				change(k)
+			}
+		}
+	}
+	for _, c := range []struct {
+		name  string
+		every func(*kennel)
+		most  time.Duration // 0: never
+	}{
+		{"writes wait", seldom(func(k *kennel) { k.f.waiting = 3; k.f.requests++ }), 6 * time.Second},
+		{"an idle machine", seldom(func(*kennel) {}), 0},
+		{"now and then they wait", seldom(func(k *kennel) { k.f.waiting = 3 * (k.f.beat % 2); k.f.requests++ }), 0},
+		{"room comes", seldom(func(k *kennel) { k.f.waiting = 3; k.f.used += gain; k.f.requests++ }), 0},
+		{"no slots", seldom(func(k *kennel) { k.f.waiting, k.free = 3, 0 }), 0},
+	} {
+		k := newKennel()
+		took, fired := k.until(time.Minute, c.every)
+		if fired != (c.most != 0) || fired && (took < fullTime || took > c.most) {
+			t.Errorf("%s: fired %v after %v, want at most %v", c.name, fired, took, c.most)
+		}
+	}
+}
+
+// TestWatchdogMissesAWord: a worker that runs, serves nobody and tells nothing
+// waits for memory. One that is stopped does not run, and is given its time again
+// when it does.
+func TestWatchdogMissesAWord(t *testing.T) {
+	mute := func(k *kennel) { k.f.beat, k.moving, k.f.cpu = 7, 12, k.now/100 }
+	for _, c := range []struct {
+		name   string
+		change func(*kennel)
+		after  time.Duration // 0: never
+	}{
+		{"it waits", mute, aloneTime},
+		{"it hardly gets a CPU", func(k *kennel) { mute(k); k.f.cpu = k.now / int64(800*time.Millisecond) }, aloneTime},
+		{"nobody wants anything", func(k *kennel) { mute(k); k.moving = 0 }, 0},
+		{"no slots", func(k *kennel) { mute(k); k.free = 0 }, 0},
+		{"stopped", func(k *kennel) { mute(k); k.f.cpu = 5 }, 0},
+		{"gone", func(k *kennel) { mute(k); k.f.cpu = 0 }, 0},
+		{"it says something every four seconds", func(k *kennel) { mute(k); k.f.beat = k.now / 4e9; k.f.requests++ }, 0},
+		{"stopped for a while", func(k *kennel) {
+			mute(k)
+			if k.now < 20e9 {
+				k.f.cpu = 5
+			}
+		}, 19*time.Second + aloneTime},
+	} {
+		k := newKennel()
+		k.f.beat = 7
+		took, fired := k.until(time.Minute, c.change)
+		if fired != (c.after != 0) || fired && (took < c.after-stopTime || took > c.after+500*time.Millisecond) {
+			t.Errorf("%s: fired %v after %v, want %v", c.name, fired, took, c.after)
+		}
+		if fired {
+			k.dog.done(k.now)
+			if took, fired := k.until(time.Minute, c.change); !fired || took < aloneTime {
+				t.Errorf("%s: again %v after %v", c.name, fired, took)
+			}
+		}
+	}
+}
+
+// TestWatchdogForgetsTheDead: what a worker last said is void when it has died.
+func TestWatchdogForgetsTheDead(t *testing.T) {
+	k := newKennel()
+	k.f.waiting = 3
+	for range 15 {
+		k.tick(nil)
+	}
+	dead, last := k.now, k.f.beat
+	for k.now-dead < int64(time.Second) {
+		if k.tick(func(k *kennel) { k.f.beat, k.f.orphaned = last, true }) {
+			t.Fatal("it fired at a dead worker")
+		}
+	}
+	k.f.orphaned = false
+	if took, fired := k.until(time.Minute, nil); !fired || took < fullTime {
+		t.Errorf("at its successor it fired %v after %v", fired, took)
+	}
+}
+
 func TestShort(t *testing.T) {
 	if short(1<<30, 1<<28) || !short(1<<30, 1<<20) {
 		t.Error("a quarter free is not short, a thousandth is")
