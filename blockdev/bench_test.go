@@ -56,7 +56,7 @@ func BenchmarkPage(b *testing.B) {
 // bytes before and after. pages/cpu-s is what a machine without other work would do
 // with one CPU.
 func BenchmarkRecompress(b *testing.B) {
-	for _, to := range []string{"zstd", "zstd(level=1)", "zstd(level=9)", "lz4hc"} {
+	for _, to := range []string{"zstd", "zstd(level=1)", "zstd(level=9)", "lz4hc", "brotli", "brotli(level=2)"} {
 		b.Run(to, func(b *testing.B) {
 			pages := testpages.Pages(b)
 			cfg := testConfig(b)

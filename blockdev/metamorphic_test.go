@@ -34,7 +34,7 @@ func (c configuration) String() string {
 // configurations are all that are compared. What is not a dimension of its own
 // goes with the others, each value with each value of the rest somewhere.
 func configurations(size int64) (all []configuration) {
-	for _, codec := range []string{"lz4", "lz4hc", "zstd", "minlz", "s2", "deflate", "none"} {
+	for _, codec := range []string{"lz4", "lz4hc", "zstd", "minlz", "s2", "deflate", "brotli", "none"} {
 		for _, policy := range []stable.Policy{stable.Snapshot, stable.Wait, stable.Refuse} {
 			for i, frames := range []int{0, 1, 16, 0, 1, 16} {
 				n := len(all)

@@ -137,7 +137,7 @@ func TestModel(t *testing.T) {
 		seeds, operations = 10, 1000
 	}
 	const size = 96 * PageSize
-	codecs := []string{"lz4", "lz4", "lz4", "zstd", "minlz", "s2", "lz4hc", "deflate", "none", "lz4"}
+	codecs := []string{"lz4", "lz4", "lz4", "zstd", "minlz", "s2", "lz4hc", "deflate", "brotli", "none", "lz4"}
 	for seed := range uint64(seeds) {
 		cfg := testConfig(t)
 		cfg.Algorithm = params(t, codecs[seed%uint64(len(codecs))])

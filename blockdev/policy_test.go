@@ -87,7 +87,7 @@ func TestPolicyMemory(t *testing.T) {
 	if err := storePolicy(d, "memory"); err != nil {
 		t.Fatal(err)
 	}
-	if text := attribute(t, d, "recomp_algorithm"); !strings.Contains(text, "[zstd]") {
+	if text := attribute(t, d, "recomp_algorithm"); !strings.Contains(text, "[brotli]") {
 		t.Fatalf("recomp_algorithm is %q", text)
 	}
 	// Others write beyond the corpus, and into its last pages.

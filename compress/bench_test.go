@@ -24,6 +24,7 @@ func benched() []Params {
 		{Codec: "minlz"}, {Codec: "minlz", Level: 2},
 		{Codec: "s2"}, {Codec: "s2", Level: 2},
 		{Codec: "deflate", Level: 1}, {Codec: "deflate"}, {Codec: "deflate", Level: 9},
+		{Codec: "brotli"}, {Codec: "brotli", Level: 2},
 	}
 }
 

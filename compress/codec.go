@@ -43,6 +43,7 @@ func families() []family {
 		{name: "minlz", min: 1, max: 2, standard: 1, make: newMinLZ},
 		{name: "s2", min: 1, max: 2, standard: 1, make: newS2},
 		{name: "deflate", min: 1, max: 9, standard: 6, winbits: true, make: newDeflate, read: readDeflate},
+		{name: "brotli", min: 1, max: 4, standard: 1, make: newBrotli, read: readBrotli},
 		{name: "none", make: newNone},
 	}
 }

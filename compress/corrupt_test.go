@@ -172,6 +172,7 @@ func FuzzCorruptZstd(f *testing.F)    { fuzzCorrupt(f, "zstd") }
 func FuzzCorruptMinLZ(f *testing.F)   { fuzzCorrupt(f, "minlz") }
 func FuzzCorruptS2(f *testing.F)      { fuzzCorrupt(f, "s2") }
 func FuzzCorruptDeflate(f *testing.F) { fuzzCorrupt(f, "deflate") }
+func FuzzCorruptBrotli(f *testing.F)  { fuzzCorrupt(f, "brotli") }
 func FuzzCorruptNone(f *testing.F)    { fuzzCorrupt(f, "none") }
 
 func fuzzRoundTrip(f *testing.F, codec string) {
@@ -218,6 +219,7 @@ func FuzzRoundTripZstd(f *testing.F)    { fuzzRoundTrip(f, "zstd") }
 func FuzzRoundTripMinLZ(f *testing.F)   { fuzzRoundTrip(f, "minlz") }
 func FuzzRoundTripS2(f *testing.F)      { fuzzRoundTrip(f, "s2") }
 func FuzzRoundTripDeflate(f *testing.F) { fuzzRoundTrip(f, "deflate") }
+func FuzzRoundTripBrotli(f *testing.F)  { fuzzRoundTrip(f, "brotli") }
 func FuzzRoundTripNone(f *testing.F)    { fuzzRoundTrip(f, "none") }
 
 // No page makes a block longer than the format's bound, which fits the output

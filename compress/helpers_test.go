@@ -17,6 +17,7 @@ func every() []Params {
 		{Codec: "minlz"}, {Codec: "minlz", Level: 2},
 		{Codec: "s2"}, {Codec: "s2", Level: 2},
 		{Codec: "deflate"}, {Codec: "deflate", Level: 1}, {Codec: "deflate", Level: 9},
+		{Codec: "brotli"},
 		{Codec: "none"},
 	}
 }

@@ -20,6 +20,7 @@ import (
 //	s2       level 1 fast, 2 better; default 1. The library's "best" clears 4 MiB for each page.
 //	deflate  level 1..9, default 6. WinBits -15..-9 is accepted and has no effect: the
 //	         library's window is 32 KiB, a page is 4.
+//	brotli   level 1..4, default 1: how often the way through a page is searched for
 //	none     takes no settings; every page is incompressible
 type Params struct {
 	Codec   string

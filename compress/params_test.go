@@ -144,7 +144,7 @@ func TestParseParams(t *testing.T) {
 }
 
 func TestList(t *testing.T) {
-	if got, want := List("lz4"), "[lz4] lz4hc zstd minlz s2 deflate none"; got != want {
+	if got, want := List("lz4"), "[lz4] lz4hc zstd minlz s2 deflate brotli none"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 	if got := List("zstd"); !strings.Contains(got, " [zstd] ") || strings.Count(got, "[") != 1 {

@@ -187,6 +187,7 @@ func TestStoredSizeOfCorpus(t *testing.T) {
 		{Params{Codec: "minlz"}, 10_300_000},
 		{Params{Codec: "s2"}, 11_400_000},
 		{Params{Codec: "deflate"}, 7_600_000},
+		{Params{Codec: "brotli"}, 6_400_000},
 	} {
 		st, total := one(t, c.p), 0
 		for _, page := range testpages.Pages(t) {

@@ -36,7 +36,7 @@ func policyCommand() *cobra.Command {
 			"budget for each 24 hours. It works only while the CPUs have time, or memory is short; then younger pages will do. Where " +
 			"pages come back soon after, it waits until they are older.\n\n" +
 			"off does nothing. balanced touches what was idle for an hour. memory touches what was idle for some minutes, to save " +
-			"memory. latency touches what was idle for hours, and writes back only what no codec helps. zramfs policy MOUNTPOINT " +
+			"memory, and with brotli instead of zstd. latency touches what was idle for hours, and writes back only what no codec helps. zramfs policy MOUNTPOINT " +
 			"shows the settings of the one that is on.\n\n" +
 			"FILE is TOML: a line preset = \"memory\" says what it differs from, and each other line a difference, such as " +
 			"recompress = \"2m\", writeback = \"never\", budget = \"8G\", cpu = 30. Settings:\n\n" + keeper.PolicySettings(),

@@ -24,7 +24,7 @@ packages_for() {
 
 test_packages() {
 	packages_for fio:fio fusermount3:fuse3 mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.ext4:e2fsprogs \
-		losetup:util-linux mkswap:util-linux swapon:mount jq:jq man:man-db fuser:psmisc ps:procps zstd:zstd
+		losetup:util-linux mkswap:util-linux swapon:mount jq:jq man:man-db fuser:psmisc ps:procps zstd:zstd lz4:lz4 brotli:brotli
 }
 
 container_packages() {

@@ -15,7 +15,7 @@ var transports = []string{"percpu", "gofuse"}
 func TestCopy(t *testing.T) {
 	need(t, "dd", "cmp", "/dev/loop-control")
 	for _, transport := range transports {
-		for _, codec := range long([]string{"lz4"}, []string{"lz4", "lz4hc", "zstd", "minlz", "s2", "deflate", "none"}) {
+		for _, codec := range long([]string{"lz4"}, []string{"lz4", "lz4hc", "zstd", "minlz", "s2", "deflate", "brotli", "none"}) {
 			t.Run(transport+"/"+codec, func(t *testing.T) {
 				source := corpusFile(t)
 				m := mount(t, "--size", "64M", "--transport", transport, "--algorithm", codec)
