@@ -60,5 +60,4 @@ stored() {
 	scoped stored_zramfs "lz4, then zstd(3)" lz4 "algo=zstd level=3"
 	scoped stored_zramfs "lz4, then zstd(12)" lz4 "algo=zstd level=12"
 	scoped stored_zramfs "lz4, then brotli" lz4 "algo=brotli level=1"
-	scoped stored_zramfs "lz4, then brotli(2)" lz4 "algo=brotli level=2"
 }
