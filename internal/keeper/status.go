@@ -94,14 +94,17 @@ type DebugStat struct {
 }
 
 // ReadStatus tells about every device of the given mounts, or of all mounts.
-// A mount that this user may not look into is skipped unless it was named.
+// A mount that this user may not look into is skipped unless it was named. One
+// that cannot be asked hides no other: the error comes beside what the others say.
 func ReadStatus(paths []string) ([]Status, error) {
 	all := []Status{}
 	points := []string{}
+	var failed error
 	for _, path := range paths {
 		m, err := Find(path)
 		if err != nil {
-			return nil, err
+			failed = errors.Join(failed, err)
+			continue
 		}
 		points = append(points, m.Point)
 	}
@@ -113,17 +116,15 @@ func ReadStatus(paths []string) ([]Status, error) {
 	}
 	for _, point := range points {
 		devices, err := answered(point, patience, func() ([]Status, error) { return mountStatus(point) })
+		all = append(all, devices...)
 		switch {
 		case errors.Is(err, fs.ErrPermission) && len(paths) == 0:
-			continue
-		case errors.Is(err, fs.ErrNotExist) && len(paths) == 0:
-			continue // unmounted meanwhile
-		case err != nil:
-			return nil, err
+		case errors.Is(err, fs.ErrNotExist) && len(paths) == 0: // unmounted meanwhile
+		default:
+			failed = errors.Join(failed, err)
 		}
-		all = append(all, devices...)
 	}
-	return all, nil
+	return all, failed
 }
 
 func mountStatus(point string) ([]Status, error) {
@@ -147,7 +148,7 @@ func mountStatus(point string) ([]Status, error) {
 	for _, id := range ids {
 		s, err := deviceStatus(point, id)
 		if err != nil {
-			return nil, err
+			return all, err
 		}
 		s.use(loops, swaps)
 		all = append(all, s)

@@ -232,6 +232,11 @@ func TestStopped(t *testing.T) {
 		t.Fatal(err)
 	}
 	refusal(t, command(zramfsBinary, "status", m.point), 1, "nobody answered on "+m.point)
+	other := mount(t, "--size", "8M") // which the stopped one does not hide
+	r := command(zramfsBinary, "status", "-n", "-o", "MOUNTPOINT", m.point, other.point)
+	if r.code != 1 || r.out != other.point+"\n" {
+		t.Errorf("status of this mount and another: %+v", r)
+	}
 	m.umount()
 	nothing(t, m.point)
 }
