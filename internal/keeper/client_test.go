@@ -133,6 +133,17 @@ func TestStatusOfTree(t *testing.T) {
 	}
 }
 
+// TestStatusOfDead: a mount that nobody serves still has its loop devices, and
+// what is swap on them.
+func TestStatusOfDead(t *testing.T) {
+	s := deadStatus("/dead", []host.Loop{{Path: "/dev/loop3", Backing: "/dead/zram0.0"}, {Path: "/dev/loop4", Backing: "/dead/zram0.1"}},
+		[]host.Swap{{Path: "/dev/loop4", Size: 100, Used: 50, Priority: 9}, {Path: "/dev/sda2", Size: 7}})
+	if s.State != StateDead || !reflect.DeepEqual(s.Loop, []string{"/dev/loop3", "/dev/loop4"}) ||
+		!reflect.DeepEqual(s.Swap, []SwapUse{{"/dev/loop4", 100, 50, 9}}) {
+		t.Errorf("got %+v", s)
+	}
+}
+
 func TestHumanSize(t *testing.T) {
 	for n, want := range map[int64]string{
 		0: "0B", 1023: "1023B", 1024: "1K", 4 << 30: "4G", 66479718: "63.4M", 16 << 40: "16T", 1<<20 - 1: "1M",

@@ -129,11 +129,8 @@ func ReadStatus(paths []string) ([]Status, error) {
 
 func mountStatus(point string) ([]Status, error) {
 	ids, err := deviceIDs(point)
-	if isDead(err) {
-		return []Status{{Name: "-", Mountpoint: point, State: StateDead, Loop: []string{}, Swap: []SwapUse{},
-			Warnings: []string{"the daemon is gone: zramfs umount clears the mount away"}}}, nil
-	}
-	if err != nil {
+	dead := isDead(err)
+	if err != nil && !dead {
 		return nil, err
 	}
 	loops, err := host.LoopsBelow(point)
@@ -143,6 +140,9 @@ func mountStatus(point string) ([]Status, error) {
 	swaps, err := host.Swaps()
 	if err != nil {
 		return nil, err
+	}
+	if dead {
+		return []Status{deadStatus(point, loops, swaps)}, nil
 	}
 	var all []Status
 	for _, id := range ids {
@@ -154,6 +154,17 @@ func mountStatus(point string) ([]Status, error) {
 		all = append(all, s)
 	}
 	return all, nil
+}
+
+// deadStatus is a row for all disks of a mount that nobody serves: which there
+// were nobody can tell, but the loop devices on them are there, often as swap.
+func deadStatus(point string, loops []host.Loop, swaps []host.Swap) Status {
+	s := Status{Name: "-", Mountpoint: point, State: StateDead, Loop: []string{}, Swap: []SwapUse{},
+		Warnings: []string{"the daemon is gone: zramfs umount clears the mount away"}}
+	for _, l := range loops {
+		s.add(l, swaps)
+	}
+	return s
 }
 
 func deviceStatus(point string, id int) (Status, error) {
@@ -196,14 +207,18 @@ func deviceStatus(point string, id int) (Status, error) {
 func (s *Status) use(loops []host.Loop, swaps []host.Swap) {
 	s.Loop, s.Swap = []string{}, []SwapUse{}
 	for _, l := range loops {
-		if !onDisk(l.Backing, s.Disk) {
-			continue
+		if onDisk(l.Backing, s.Disk) {
+			s.add(l, swaps)
 		}
-		s.Loop = append(s.Loop, l.Path)
-		i := slices.IndexFunc(swaps, func(w host.Swap) bool { return w.Path == l.Path })
-		if i >= 0 {
-			s.Swap = append(s.Swap, SwapUse{l.Path, swaps[i].Size, swaps[i].Used, swaps[i].Priority})
-		}
+	}
+}
+
+// add adds a loop device, and the swap that is on it.
+func (s *Status) add(l host.Loop, swaps []host.Swap) {
+	s.Loop = append(s.Loop, l.Path)
+	i := slices.IndexFunc(swaps, func(w host.Swap) bool { return w.Path == l.Path })
+	if i >= 0 {
+		s.Swap = append(s.Swap, SwapUse{l.Path, swaps[i].Size, swaps[i].Used, swaps[i].Priority})
 	}
 }
 
