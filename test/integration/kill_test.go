@@ -241,6 +241,26 @@ func TestStopped(t *testing.T) {
 	nothing(t, m.point)
 }
 
+// TestStoppedKeeper: commands do not wait for ever for a keeper that is stopped,
+// and nothing has changed when it goes on.
+func TestStoppedKeeper(t *testing.T) {
+	need(t)
+	m := mount(t, "--size", "8M")
+	keeper := int(m.stat("zramfs/daemon_stat", "keeper_pid"))
+	if err := unix.Kill(keeper, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Kill(keeper, unix.SIGCONT) }() // gone, where all went well
+	for _, args := range [][]string{{"umount", m.point}, {"upgrade", m.point}} {
+		refusal(t, command(zramfsBinary, args...), 1, "the keeper of "+m.point+" has not answered")
+	}
+	if err := unix.Kill(keeper, unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	m.umount()
+	nothing(t, m.point)
+}
+
 // TestCrashTold: who looks beforehand is told what a crash would mean.
 func TestCrashTold(t *testing.T) {
 	need(t)
