@@ -128,16 +128,23 @@ func (s *guardState) set(path, value string) error {
 	return err
 }
 
-// orphans are the loop devices of a swap whose mount is gone without swapoff,
-// as far as they are still attached to a file of it.
-func (s *guardState) orphans(point string) (loops []host.Loop, err error) {
+// gone says whether a swap's mount is gone without swapoff.
+func (s *guardState) gone(point string) (bool, error) {
 	swap, known := s.Swaps[point]
 	if !known {
-		return nil, nil
+		return false, nil
 	}
-	if dev, err := deviceOf(point); err != nil || dev == swap.Dev {
+	dev, err := deviceOf(point)
+	return err == nil && dev != swap.Dev, err
+}
+
+// orphans are the loop devices of a swap whose mount is gone, as far as they
+// are still attached to a file of it.
+func (s *guardState) orphans(point string) (loops []host.Loop, err error) {
+	if gone, err := s.gone(point); !gone {
 		return nil, err
 	}
+	swap := s.Swaps[point]
 	all, err := host.Loops()
 	for _, l := range all {
 		if slices.Contains(swap.Loops, l.Path) && strings.HasPrefix(filepath.Base(l.Backing), "zram") {
@@ -150,12 +157,12 @@ func (s *guardState) orphans(point string) (loops []host.Loop, err error) {
 // forgetDead drops swaps whose mount is gone without swapoff. What was changed
 // for them stays remembered.
 func (s *guardState) forgetDead() {
-	for point, swap := range s.Swaps {
+	for point := range s.Swaps {
 		loops, err := s.orphans(point)
 		if err != nil || len(loops) > 0 {
 			continue
 		}
-		if dev, err := deviceOf(point); err == nil && dev != swap.Dev {
+		if gone, err := s.gone(point); err == nil && gone {
 			delete(s.Swaps, point)
 		}
 	}
