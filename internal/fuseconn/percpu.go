@@ -57,6 +57,7 @@ type PerCPU struct {
 	readers []*reader    // immutable
 
 	negotiated Negotiated // set by Init, before Serve starts a thread
+	taken      uint64     // of whoever calls Relieve: requests, as last seen
 
 	unpinned atomic.Pointer[string]
 }

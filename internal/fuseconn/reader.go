@@ -149,6 +149,9 @@ func (rd *reader) serveOne(n int) {
 	if r.Last = len(rd.spare) == 0; r.Last {
 		rd.count.last.Add(1)
 	}
+	if r.long() {
+		rd.door.open()
+	}
 	// A panic in there ends the process: it may hold locks that every other
 	// request needs, and whoever waits for them would never be answered.
 	done, parked, errno := rd.handler.Serve(r)
