@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -57,6 +58,17 @@ func TestAttributePath(t *testing.T) {
 	wantError(t, err, CodeNoAttribute, "no device zram7")
 	_, err = attributePath(point, "zramX/mm_stat", 0)
 	wantError(t, err, CodeUsage, "zramN/ATTRIBUTE")
+}
+
+func TestDeviceIDs(t *testing.T) {
+	files := map[string]string{}
+	for _, name := range []string{"zram0", "zram2", "zram10", "zram11"} {
+		files[blockDir+"/"+name+"/initstate"] = "1\n"
+	}
+	ids, err := deviceIDs(tree(t, files))
+	if want := []int{0, 2, 10, 11}; err != nil || !slices.Equal(ids, want) {
+		t.Errorf("got %v, %v, want %v", ids, err, want)
+	}
 }
 
 func TestLoopPolicy(t *testing.T) {
