@@ -16,7 +16,6 @@ import (
 type reader struct {
 	number  int     // immutable
 	cpu     int     // immutable; -1: not pinned
-	preempt bool    // immutable; as PerCPUConfig.Preempt
 	fd      uintptr // immutable
 	handler Handler // immutable
 	control *control
@@ -75,9 +74,7 @@ func (rd *reader) loop(pinned func(error)) {
 			pinned(err)
 		}
 	}
-	if !rd.preempt {
-		batch()
-	}
+	batch()
 	for failures := 0; ; {
 		n, errno := rd.receive()
 		switch errno {
