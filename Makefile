@@ -50,8 +50,9 @@ install: build     ## the binary and man pages, below PREFIX (/usr/local)
 units:           ## the systemd units, below PREFIX
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/zramfs $(DESTDIR)/etc/zramfs
 	install -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system deploy/systemd/*.service deploy/systemd/*.slice
-	sed -i 's,/usr/local/,$(PREFIX)/,' $(DESTDIR)$(PREFIX)/lib/systemd/system/zramfs-*.service
 	install -t $(DESTDIR)$(PREFIX)/lib/zramfs deploy/systemd/zramfs-sleep
+	sed -i 's,/usr/local/,$(PREFIX)/,' $(DESTDIR)$(PREFIX)/lib/systemd/system/zramfs-*.service \
+		$(DESTDIR)$(PREFIX)/lib/zramfs/zramfs-sleep
 	install -m 644 -t $(DESTDIR)/etc/zramfs deploy/systemd/zram0.conf.example
 
 clean:           ## remove build/

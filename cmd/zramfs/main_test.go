@@ -137,7 +137,7 @@ func damage(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("worker %s has no region of a disk", pid)
 }
 
-// await COMMAND...: until the command succeeds, for a minute.
+// await COMMAND...: until the command succeeds, for three minutes.
 func await(ts *testscript.TestScript, neg bool, args []string) {
 	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); {
 		if err := ts.Exec(args[0], args[1:]...); (err == nil) != neg {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -19,12 +20,9 @@ func statusCommand() *cobra.Command {
 			"every statistic by its kernel name, in bytes or counts.\n\nColumns: " + strings.Join(keeper.ColumnNames(), ", "),
 		Args: arguments(0, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			all, err := keeper.ReadStatus(args)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(cmd, all)
+			all, failed := keeper.ReadStatus(args) // all: what can be told all the same
+			if asJSON && (failed == nil || len(all) > 0) {
+				return errors.Join(failed, printJSON(cmd, all))
 			}
 			for _, s := range all {
 				for _, w := range s.Warnings {
@@ -33,10 +31,10 @@ func statusCommand() *cobra.Command {
 			}
 			table, err := keeper.Table(all, o)
 			if err != nil || len(all) == 0 {
-				return err
+				return errors.Join(failed, err)
 			}
 			_, err = fmt.Fprint(cmd.OutOrStdout(), table)
-			return err
+			return errors.Join(failed, err)
 		},
 	}
 	f := cmd.Flags()

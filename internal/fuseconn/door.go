@@ -20,7 +20,8 @@ import (
 // doorman, and stays awake for a moment before it sleeps. The others sleep outside. As soon as requests queue up, or one has to
 // wait for something, all are let in.
 //
-// Nobody outside is needed: the doorman opens before it does what may take long.
+// Nobody outside is needed: the doorman opens before it does what may take long,
+// and where it does not get its CPU Relieve does.
 type door struct {
 	look  time.Duration // how long a doorman stays awake; 0: there never is one; immutable
 	epoch time.Time     // immutable
@@ -58,6 +59,10 @@ const (
 	openAfter  = 16
 	// largeBytes of payload count as one more request that was there.
 	largeBytes = 16 << 10
+	// Whoever serves a request of more data, or a discard of more, opens first:
+	// it takes longer than to wake another reader.
+	longBytes   = 64 << 10
+	longDiscard = 1 << 20
 )
 
 // newDoor makes an open door on a machine of so many CPUs. With one, nobody
@@ -177,6 +182,23 @@ func (rd *reader) weigh(there bool, n int) {
 			rd.door.close(rd.number)
 		}
 	}
+}
+
+// long says whether a request may take long to serve.
+func (r *Request) long() bool { return len(r.Data) > longBytes || r.Length > longDiscard }
+
+// Relieve lets all readers in where a request waits and none has been taken
+// since the last call: whoever should take it does not get its CPU. One
+// goroutine calls it, now and then.
+func (p *PerCPU) Relieve() {
+	taken := uint64(0)
+	for _, rd := range p.readers {
+		taken += rd.count.requests.Load() + rd.count.control.Load()
+	}
+	if taken == p.taken && p.readers[0].pending() {
+		p.readers[0].door.open()
+	}
+	p.taken = taken
 }
 
 // pending says whether a request is there.

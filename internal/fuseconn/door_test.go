@@ -4,6 +4,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -104,6 +105,78 @@ func TestParkingOpensTheDoor(t *testing.T) {
 		t.Error("the door is closed while a request waits")
 	}
 	l.got[0].Reply(4096, 0)
+}
+
+// looks notes whether the door is open while a request is served.
+type looks struct {
+	*store
+	door *door
+	open bool
+}
+
+func (l *looks) Serve(r *Request) (int, bool, syscall.Errno) {
+	l.open = l.door.doorman.Load() == 0
+	return l.store.Serve(r)
+}
+
+// A request that may take long opens the door before it is served, also where
+// it came alone.
+func TestLongRequestOpensTheDoor(t *testing.T) {
+	for _, c := range []struct {
+		opcode uint32
+		size   int
+		open   bool
+	}{
+		{opRead, pageSize, false}, {opWrite, pageSize, false}, {opRead, longBytes, false}, {opWrite, longBytes, false},
+		{opRead, longBytes + pageSize, true}, {opWrite, longBytes + pageSize, true},
+	} {
+		l := &looks{store: newStore("plain")}
+		rd := newTestReader(t, l, devNull(t))
+		l.door = rd.door
+		rd.door.close(rd.number)
+		rd.serveOne(feed(rd, c.opcode, diskNode, 6, 0, c.size))
+		if l.open != c.open {
+			t.Errorf("opcode %d of %d bytes: open %t, want %t", c.opcode, c.size, l.open, c.open)
+		}
+	}
+	if (&Request{Length: longDiscard}).long() || !(&Request{Length: longDiscard + 1}).long() {
+		t.Error("discards are weighed wrongly")
+	}
+}
+
+// A doorman that does not take a request that is there has the door opened; one
+// that does, or for whom there is none, keeps it.
+func TestRelieve(t *testing.T) {
+	from, to, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	defer to.Close()
+	rd := newTestReader(t, newStore("plain"), from.Fd())
+	p := &PerCPU{readers: []*reader{rd}}
+	closed := func() bool { return rd.door.doorman.Load() != 0 }
+	rd.door.close(rd.number)
+	for range 3 {
+		if p.Relieve(); !closed() {
+			t.Fatal("opened where no request waits")
+		}
+	}
+	if _, err := to.WriteString("request"); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		rd.count.requests.Add(1)
+		if p.Relieve(); !closed() {
+			t.Fatal("opened although requests are taken")
+		}
+	}
+	if p.Relieve(); closed() {
+		t.Error("closed although nobody takes the request that waits")
+	}
+	if n := testing.AllocsPerRun(100, p.Relieve); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
 }
 
 // An error of read(2) opens the door, too, so that all readers see the end.

@@ -1,11 +1,8 @@
 package fuseconn
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -70,28 +67,6 @@ func Clone(mounted *os.File) (*os.File, error) {
 		return nil, fmt.Errorf("fuseconn: clone %s: %w", devFuse, errno)
 	}
 	return f, nil
-}
-
-// Unmount detaches the file system. Busy is an error that matches EBUSY; who
-// may not umount(2) goes through fusermount3.
-func Unmount(mountpoint string) error {
-	err := unix.Unmount(mountpoint, unix.UMOUNT_NOFOLLOW)
-	if errors.Is(err, unix.EPERM) {
-		out, cmdErr := exec.Command("fusermount3", "-u", "--", mountpoint).CombinedOutput()
-		if cmdErr == nil {
-			return nil
-		}
-		text := strings.TrimSpace(string(out))
-		if strings.Contains(text, unix.EBUSY.Error()) || strings.Contains(text, "busy") {
-			err = unix.EBUSY
-		} else if text != "" {
-			return fmt.Errorf("fuseconn: unmount %s: %s: %w", mountpoint, text, cmdErr)
-		}
-	}
-	if err != nil {
-		return &os.PathError{Op: "unmount", Path: mountpoint, Err: err}
-	}
-	return nil
 }
 
 // openDevice opens /dev/fuse for reads that block: the reading threads are

@@ -18,6 +18,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/zramfs/zramfs/internal/host"
 )
 
 // mounted is a file system that another process serves.
@@ -73,7 +75,7 @@ func start(t *testing.T, transport, mode string) *mounted {
 // stop unmounts, and says what the server counted: Serve has ended.
 func (m *mounted) stop() result {
 	m.t.Helper()
-	if err := Unmount(m.dir); err != nil {
+	if err := host.Unmount(m.dir, false); err != nil {
 		m.t.Fatal(err)
 	}
 	return m.end()
@@ -389,7 +391,7 @@ func TestResend(t *testing.T) {
 	}
 	f.Close()
 	// The held request keeps its buffer, so Serve cannot end by itself.
-	if err := Unmount(m.dir); err != nil {
+	if err := host.Unmount(m.dir, false); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -446,7 +448,7 @@ func TestAbort(t *testing.T) {
 func TestBusy(t *testing.T) {
 	both(t, "plain", func(t *testing.T, m *mounted) {
 		f := m.open("disk", os.O_RDONLY)
-		if err := Unmount(m.dir); !errors.Is(err, syscall.EBUSY) {
+		if err := host.Unmount(m.dir, false); !errors.Is(err, syscall.EBUSY) {
 			t.Errorf("unmount while open: %v", err)
 		}
 		b := make([]byte, 4096)

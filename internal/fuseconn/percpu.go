@@ -27,12 +27,6 @@ type PerCPUConfig struct {
 	CPUs   []int
 	// Layout is the one that Plan gave to the first worker of the mount.
 	Layout Layout
-	// Preempt lets a reader interrupt who runs on its CPU as soon as a request
-	// comes. By default it does not (SCHED_BATCH): a submitter that shares the
-	// CPU then queues many requests between two switches, which at depth 32 is
-	// worth 1.1 to 4 times the requests a second; beside a program that never
-	// sleeps a request may wait for the next tick.
-	Preempt bool
 	// Memory is Layout.Bytes(len(Clones)) bytes.
 	Memory Memory
 
@@ -57,6 +51,7 @@ type PerCPU struct {
 	readers []*reader    // immutable
 
 	negotiated Negotiated // set by Init, before Serve starts a thread
+	taken      uint64     // of whoever calls Relieve: requests, as last seen
 
 	unpinned atomic.Pointer[string]
 }
@@ -86,7 +81,6 @@ func NewPerCPU(cfg PerCPUConfig) (*PerCPU, error) {
 	for i, f := range cfg.Clones {
 		mem := cfg.Memory.Bytes(int64(i)*each, each)
 		rd := newReader(i, cfg.CPUs[i], f.Fd(), cfg.Handler, p.control, door, mem, int(l.buffer()))
-		rd.preempt = cfg.Preempt
 		p.readers = append(p.readers, rd)
 	}
 	return p, nil

@@ -167,7 +167,7 @@ func (ln *pumpLane) run(registered chan<- error) {
 		return
 	}
 	registered <- nil
-	for ln.alive > 0 && !ln.over() && !ln.pump.stop.Load() {
+	for failures := 0; ln.alive > 0 && !ln.over() && !ln.pump.stop.Load(); {
 		if given > 0 {
 			ln.hand()
 		}
@@ -178,16 +178,25 @@ func (ln *pumpLane) run(registered chan<- error) {
 		ln.arm(value)
 		errno := ln.ring.Enter(1)
 		ln.asleep.Store(0)
-		if errno != 0 && errno != syscall.ENOMEM {
+		if errno != 0 && !uring.Later(errno) {
 			ln.failed = errno // the ring is of no use any more
 			break
 		}
-		given = ln.reap()
+		if given = ln.reap(); errno == 0 || given > 0 {
+			failures = 0
+			continue
+		}
+		backoff(failures)
+		failures++
 	}
 	if !ln.over() && !ln.pump.stop.Load() {
 		ln.pump.broken <- struct{}{}
 	}
 }
+
+// registerTries bounds the waits for the kernel to have memory for that: whoever
+// mounts waits.
+const registerTries = 100
 
 // register makes all entries known to the kernel. Requests may come at once.
 func (ln *pumpLane) register() (given int, err error) {
@@ -202,8 +211,12 @@ func (ln *pumpLane) register() (given int, err error) {
 		s.Addr, s.Len = uint64(uintptr(unsafe.Pointer(&v[0]))), 2
 	}
 	ln.alive = len(ln.entries)
-	for ln.ring.Pending() > 0 {
-		if errno := ln.ring.Enter(0); errno != 0 {
+	for failures := 0; ln.ring.Pending() > 0; failures++ {
+		switch errno := ln.ring.Enter(0); {
+		case errno == 0:
+		case uring.Later(errno) && failures < registerTries:
+			backoff(failures)
+		default:
 			return 0, fmt.Errorf("fuseconn: register ring entries: %w", errno)
 		}
 	}

@@ -16,7 +16,6 @@ import (
 type reader struct {
 	number  int     // immutable
 	cpu     int     // immutable; -1: not pinned
-	preempt bool    // immutable; as PerCPUConfig.Preempt
 	fd      uintptr // immutable
 	handler Handler // immutable
 	control *control
@@ -75,9 +74,7 @@ func (rd *reader) loop(pinned func(error)) {
 			pinned(err)
 		}
 	}
-	if !rd.preempt {
-		batch()
-	}
+	batch()
 	for failures := 0; ; {
 		n, errno := rd.receive()
 		switch errno {
@@ -148,6 +145,9 @@ func (rd *reader) serveOne(n int) {
 	}
 	if r.Last = len(rd.spare) == 0; r.Last {
 		rd.count.last.Add(1)
+	}
+	if r.long() {
+		rd.door.open()
 	}
 	// A panic in there ends the process: it may hold locks that every other
 	// request needs, and whoever waits for them would never be answered.

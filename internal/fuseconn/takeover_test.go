@@ -16,6 +16,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/zramfs/zramfs/internal/host"
 	"github.com/zramfs/zramfs/internal/shm"
 )
 
@@ -220,7 +221,7 @@ func TestTakeoverOfInit(t *testing.T) {
 			if st, err := os.Stat(g.dir + "/disk"); err != nil || st.Size() != diskSize {
 				t.Errorf("stat: %v", err)
 			}
-			if err := Unmount(g.dir); err != nil {
+			if err := host.Unmount(g.dir, false); err != nil {
 				t.Fatal(err)
 			}
 			var r result
@@ -315,7 +316,7 @@ func TestTakeover(t *testing.T) {
 		t.Errorf("read: %d, %v", n, err)
 	}
 	unix.Close(disk)
-	if err := Unmount(dir); err != nil {
+	if err := host.Unmount(dir, false); err != nil {
 		t.Fatal(err)
 	}
 	var r result
@@ -395,7 +396,7 @@ func TestTakeoverOfRelease(t *testing.T) {
 	for answered < asked {
 		answer(<-answers)
 	}
-	if err := Unmount(g.dir); err != nil {
+	if err := host.Unmount(g.dir, false); err != nil {
 		t.Fatal(err)
 	}
 	var r result

@@ -31,10 +31,8 @@ func (t *Tree) segment(node uint64) int {
 	return int(kind - kindSegment)
 }
 
-// SegmentBytes is the length of each segment of a disk of size bytes.
-func SegmentBytes(size int64, segments int) int64 { return size / int64(segments) &^ (pageSize - 1) }
-
-func (t *Tree) segmentBytes(size int64) int64 { return SegmentBytes(size, t.segments) }
+// segmentBytes is the length of each segment of a disk of size bytes.
+func (t *Tree) segmentBytes(size int64) int64 { return size / int64(t.segments) &^ (pageSize - 1) }
 
 // segmentEntries lists the segments in dev.
 func (t *Tree) segmentEntries() []entry {

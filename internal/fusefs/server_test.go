@@ -18,6 +18,7 @@ import (
 
 	"github.com/zramfs/zramfs/blockdev"
 	"github.com/zramfs/zramfs/internal/fuseconn"
+	"github.com/zramfs/zramfs/internal/host"
 	"github.com/zramfs/zramfs/internal/percpu"
 	"github.com/zramfs/zramfs/internal/shm"
 )
@@ -164,7 +165,7 @@ func bothCut(t *testing.T, segments int, f func(t *testing.T, m *mounted)) {
 				t.Fatalf("server says %q, %v", line, err)
 			}
 			f(t, m)
-			if err := fuseconn.Unmount(m.dir); err != nil {
+			if err := host.Unmount(m.dir, false); err != nil {
 				t.Fatal(err)
 			}
 			line, _ := out.ReadString('\n')

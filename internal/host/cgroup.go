@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -91,18 +90,9 @@ func Cgroup(pid int) (string, error) {
 }
 
 func parseCgroup(text string) string {
-	path := ""
-	for line := range strings.Lines(text) {
-		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(f) != 3 {
-			continue
-		}
-		if f[1] == "memory" {
-			return f[2]
-		}
-		if f[1] == "" {
-			path = f[2]
-		}
+	paths := parseCgroups(text)
+	if path, ok := paths["memory"]; ok {
+		return path
 	}
-	return path
+	return paths[""]
 }

@@ -112,8 +112,9 @@ func openLoop(number int) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC, 0)
 }
 
-// DetachLoop frees a loop device; busy (mounted, swap) gives EBUSY. The queue
-// settings go back first, since the next user of the device would inherit them.
+// DetachLoop frees a loop device; busy (mounted, swap) gives EBUSY. What
+// AttachLoop set of the queue goes back first, since the next user of the
+// device would inherit it.
 // Somebody who only passes by, as udev does or another who looks for a free
 // device, delays it to when he closes it: that is waited for, but not for ever.
 func DetachLoop(path string) error {
@@ -145,8 +146,6 @@ func detachLoop(path string) error {
 	for _, set := range []struct{ file, value string }{
 		{"queue/stable_writes", "0"},
 		{"queue/wbt_lat_usec", "-1"}, // the kernel's default
-		{"queue/nr_requests", "128"},
-		{"queue/max_sectors_kb", "1280"},
 	} {
 		// Nothing is lost if a container may not: best effort.
 		_ = writeValue(filepath.Join(sys, set.file), set.value)

@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,12 +34,12 @@ func newRequest(op string, args any) (request, error) {
 	if err != nil {
 		return request{}, fmt.Errorf("ask the keeper %s: %w", op, err)
 	}
-	return request{op, text}, nil
+	return request{Op: op, Args: text}, nil
 }
 
 // ask sends a request to the keeper of the mount on point, with a file or nil,
 // hands on what progress it tells, and gives the result. A failure that the
-// keeper reports is the error.
+// keeper reports is the error, and so is a keeper that is silent for too long.
 func ask(point string, req request, f *os.File, progress func(string)) (response, error) {
 	dev, err := deviceOf(point)
 	if err != nil {
@@ -60,11 +61,18 @@ func askDevice(dev, point string, req request, f *os.File, progress func(string)
 	if err := c.sendJSON(req, f); err != nil {
 		return response{}, fmt.Errorf("ask the keeper %s: %w", req.Op, err)
 	}
+	most := cmp.Or(req.most, patience)
 	for {
+		if err := c.conn.SetReadDeadline(time.Now().Add(most)); err != nil {
+			return response{}, fmt.Errorf("ask the keeper %s: %w", req.Op, err)
+		}
 		var r response
 		files, err := c.receiveJSON(&r)
 		closeAll(files)
 		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return response{}, &Error{CodeFailure, fmt.Sprintf("the keeper of %s has not answered for %s: it is stopped or stuck "+
+				"(ps -C %s -o pid,stat,wchan,args tells); kill -CONT lets one that is stopped go on", point, most, nameKeeper), err}
 		case errors.Is(err, io.EOF):
 			return response{}, &Error{CodeFailure, "the keeper of " + point + " ended before it had answered: " +
 				"zramfs status tells what serves now", err}

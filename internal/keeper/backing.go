@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/zramfs/zramfs/blockdev"
 	"github.com/zramfs/zramfs/internal/backing"
 )
@@ -85,7 +83,7 @@ func (w *worker) OpenBacking(device, path string, create int64) (blockdev.Backin
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	name := backingPrefix + device
-	if err := w.control.send(message{Kind: msgRegion, Name: name}, f.File()); err != nil && !errors.Is(err, unix.EPIPE) {
+	if err := w.control.send(message{Kind: msgRegion, Name: name}, f.File()); err != nil && !hungUp(err) {
 		return nil, errors.Join(err, f.Close())
 	}
 	w.putBacking(name, f.File()) // and from here a new keeper gets it

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -57,6 +58,17 @@ func TestAttributePath(t *testing.T) {
 	wantError(t, err, CodeNoAttribute, "no device zram7")
 	_, err = attributePath(point, "zramX/mm_stat", 0)
 	wantError(t, err, CodeUsage, "zramN/ATTRIBUTE")
+}
+
+func TestDeviceIDs(t *testing.T) {
+	files := map[string]string{}
+	for _, name := range []string{"zram0", "zram2", "zram10", "zram11"} {
+		files[blockDir+"/"+name+"/initstate"] = "1\n"
+	}
+	ids, err := deviceIDs(tree(t, files))
+	if want := []int{0, 2, 10, 11}; err != nil || !slices.Equal(ids, want) {
+		t.Errorf("got %v, %v, want %v", ids, err, want)
+	}
 }
 
 func TestLoopPolicy(t *testing.T) {
@@ -130,6 +142,17 @@ func TestStatusOfTree(t *testing.T) {
 	if head := strings.Join(ColumnNames()[:13], " "); head != "NAME DISKSIZE DATA COMPR ALGORITHM STREAMS ZERO-PAGES TOTAL "+
 		"MEM-LIMIT MEM-USED MIGRATED COMP-RATIO MOUNTPOINT" {
 		t.Errorf("zramctl's columns became %q", head)
+	}
+}
+
+// TestStatusOfDead: a mount that nobody serves still has its loop devices, and
+// what is swap on them.
+func TestStatusOfDead(t *testing.T) {
+	s := deadStatus("/dead", []host.Loop{{Path: "/dev/loop3", Backing: "/dead/zram0.0"}, {Path: "/dev/loop4", Backing: "/dead/zram0.1"}},
+		[]host.Swap{{Path: "/dev/loop4", Size: 100, Used: 50, Priority: 9}, {Path: "/dev/sda2", Size: 7}})
+	if s.State != StateDead || !reflect.DeepEqual(s.Loop, []string{"/dev/loop3", "/dev/loop4"}) ||
+		!reflect.DeepEqual(s.Swap, []SwapUse{{"/dev/loop4", 100, 50, 9}}) {
+		t.Errorf("got %+v", s)
 	}
 }
 

@@ -143,6 +143,10 @@ func (c *control) sendJSON(v any, files ...*os.File) error {
 	return nil
 }
 
+// hungUp says whether an error of send means that the other process is gone.
+// The first send to one that left something unread says it in its own way.
+func hungUp(err error) bool { return errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) }
+
 // receive waits for a message and its descriptors. io.EOF: the other process
 // is gone.
 func (c *control) receive() (message, []*os.File, error) {

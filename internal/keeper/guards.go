@@ -136,8 +136,8 @@ func ApplyGuards(point string, loops []string, without []string, force bool) ([]
 		return nil, err
 	}
 	defer state.close()
-	state.forgetDead()
-	state.Swaps[point] = guardedSwap{Dev: in.dev, Loops: loops, Without: without}
+	_ = state.forgetDead() // what cannot be put back of another's devices is no reason against this one
+	state.Swaps[point] = guardedSwap{Dev: in.dev, Loops: loops, Without: without, Queues: state.Swaps[point].Queues}
 	if err := state.save(); err != nil {
 		return nil, err
 	}

@@ -10,9 +10,9 @@ import (
 	"github.com/zramfs/zramfs/internal/host"
 )
 
-// deviceGuards are what the loop devices must be before they are swap. The
-// queue's settings are made when a device is attached, and go back when it is
-// detached.
+// deviceGuards are what the loop devices must be before they are swap. What
+// attach sets of a queue goes back when the device is detached, what swapon
+// sets when the swap is forgotten.
 func deviceGuards() []guard {
 	return []guard{
 		{
@@ -129,9 +129,15 @@ func checkFlight(in *inspection) finding {
 	return pass("at most %s under way, for a reserve of %s", HumanSize(total), HumanSize(room))
 }
 
-func applyFlight(in *inspection, _ *guardState) error {
-	requests := strconv.FormatInt(inFlight(len(in.loops)), 10)
-	return errors.Join(setQueue("max_sectors_kb", strconv.Itoa(flightRequest>>10))(in), setQueue("nr_requests", requests)(in))
+func applyFlight(in *inspection, state *guardState) error {
+	size, requests := strconv.Itoa(flightRequest>>10), strconv.FormatInt(inFlight(len(in.loops)), 10)
+	for _, path := range in.loops {
+		err := state.setQueue(in.point, queuePath(path, "max_sectors_kb"), size)
+		if err = errors.Join(err, state.setQueue(in.point, queuePath(path, "nr_requests"), requests)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkDiscard asks the disk whether swap has discarded anything: swapon does,

@@ -40,6 +40,8 @@ type guardedSwap struct {
 	Without []string `json:"without,omitempty"`
 	Warmed  int      `json:"warmed,omitempty"` // requests sent in parallel beforehand
 	Freed   int64    `json:"freed,omitempty"`  // pages discarded before it became swap
+	// Queues is what was changed of its loop devices' queues, by path.
+	Queues map[string]change `json:"queues,omitempty"`
 }
 
 // change is what a file said, and what was written to it instead.
@@ -128,16 +130,54 @@ func (s *guardState) set(path, value string) error {
 	return err
 }
 
-// orphans are the loop devices of a swap whose mount is gone without swapoff,
-// as far as they are still attached to a file of it.
-func (s *guardState) orphans(point string) (loops []host.Loop, err error) {
+// gone says whether a swap's mount is gone without swapoff.
+func (s *guardState) gone(point string) (bool, error) {
 	swap, known := s.Swaps[point]
 	if !known {
-		return nil, nil
+		return false, nil
 	}
-	if dev, err := deviceOf(point); err != nil || dev == swap.Dev {
+	dev, err := deviceOf(point)
+	return err == nil && dev != swap.Dev, err
+}
+
+// setQueue writes a value to a file of a loop device's queue, and remembers the
+// one before for when the swap on point goes: others may use the device then.
+func (s *guardState) setQueue(point, path, value string) error {
+	now, err := host.ReadValue(path)
+	if err != nil || now == value {
+		return err
+	}
+	swap := s.Swaps[point]
+	c, changed := swap.Queues[path]
+	if !changed {
+		c.Was = now
+	}
+	c.Set = value
+	if swap.Queues == nil {
+		swap.Queues = map[string]change{}
+	}
+	swap.Queues[path] = c
+	s.Swaps[point] = swap
+	if err := s.save(); err != nil {
+		return err
+	}
+	return host.WriteValue(path, value)
+}
+
+// forget forgets a swap, and puts its loop devices' queues back.
+func (s *guardState) forget(point string) error {
+	err := restore(s.Swaps[point].Queues)
+	delete(s.Swaps, point)
+	return err
+}
+
+// orphans are the loop devices of a swap whose mount is gone, as far as they
+// are still attached to a file of it.
+func (s *guardState) orphans(point string) (loops []host.Loop, err error) {
+	if gone, err := s.gone(point); !gone {
 		return nil, err
 	}
+	swap := s.Swaps[point]
 	all, err := host.Loops()
 	for _, l := range all {
 		if slices.Contains(swap.Loops, l.Path) && strings.HasPrefix(filepath.Base(l.Backing), "zram") {
@@ -148,36 +188,33 @@ func (s *guardState) orphans(point string) (loops []host.Loop, err error) {
 }
 
 // forgetDead drops swaps whose mount is gone without swapoff. What was changed
-// for them stays remembered.
-func (s *guardState) forgetDead() {
-	for point, swap := range s.Swaps {
+// for them on the machine stays remembered.
+func (s *guardState) forgetDead() (failed error) {
+	for point := range s.Swaps {
 		loops, err := s.orphans(point)
 		if err != nil || len(loops) > 0 {
 			continue
 		}
-		if dev, err := deviceOf(point); err == nil && dev != swap.Dev {
-			delete(s.Swaps, point)
+		if gone, err := s.gone(point); err == nil && gone {
+			failed = errors.Join(failed, s.forget(point))
 		}
 	}
+	return failed
 }
 
 // drop forgets a swap, and with the last one puts everything back.
 func (s *guardState) drop(point string) error {
-	delete(s.Swaps, point)
-	s.forgetDead()
-	if len(s.Swaps) > 0 {
-		return s.save()
+	err := errors.Join(s.forget(point), s.forgetDead())
+	if len(s.Swaps) == 0 {
+		err = errors.Join(err, s.putBack())
 	}
-	err := s.putBack()
 	return errors.Join(err, s.save())
 }
 
-// putBack writes the former values, but for those that somebody else has
-// changed since: theirs is the later word. What cannot be put back stays
-// remembered.
-func (s *guardState) putBack() error {
-	var failed error
-	for path, c := range s.Changed {
+// restore writes the former values, but for those that somebody else has
+// changed since: theirs is the later word. What cannot be put back stays.
+func restore(changed map[string]change) (failed error) {
+	for path, c := range changed {
 		now, err := host.ReadValue(path)
 		if err == nil && now == c.Set {
 			err = host.WriteValue(path, c.Was)
@@ -186,8 +223,15 @@ func (s *guardState) putBack() error {
 			failed = errors.Join(failed, fmt.Errorf("put back %s to %s: %w", path, c.Was, err))
 			continue
 		}
-		delete(s.Changed, path)
+		delete(changed, path)
 	}
+	return failed
+}
+
+// putBack puts the machine's settings back. What cannot be put back stays
+// remembered.
+func (s *guardState) putBack() error {
+	failed := restore(s.Changed)
 	workers, err := host.Kworkers() // a number may be another's by now: only kworkers are touched
 	for _, w := range workers {
 		for _, pid := range s.Kworkers {

@@ -128,6 +128,39 @@ func TestGuardStateCounts(t *testing.T) {
 	}
 }
 
+// What was changed of a loop device's queue goes back with its own swap, though
+// others are still there; but for what somebody else has changed since.
+func TestGuardStateQueues(t *testing.T) {
+	requests, size, boost := knob(t, "nr_requests", "128"), knob(t, "max_sectors_kb", "1280"), knob(t, "boost", "1")
+	dir := t.TempDir()
+	s := openState(t, dir)
+	s.Swaps["/mine"] = guardedSwap{Dev: "0:2"}
+	for _, err := range []error{
+		s.set(boost, "0"),
+		s.setQueue("/mine", requests, "016"), s.setQueue("/mine", size, "0064"),
+		s.setQueue("/mine", requests, "032"), // what it was at first is what counts
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.close()
+	reads(t, requests, "032")
+	reads(t, size, "0064")
+	turn(t, size, "2560")
+	s = openState(t, dir)
+	defer s.close()
+	s.Swaps["/other"] = guardedSwap{} // as there as a mount is whose device is none
+	if err := s.drop("/mine"); err != nil {
+		t.Fatal(err)
+	}
+	reads(t, requests, "128")
+	reads(t, size, "2560")
+	if _, there := s.Swaps["/mine"]; there {
+		t.Error("the swap is remembered")
+	}
+}
+
 func TestGuardStateErrors(t *testing.T) {
 	dir := t.TempDir()
 	s := openState(t, dir)

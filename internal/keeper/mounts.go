@@ -227,5 +227,6 @@ func deviceIDs(point string) ([]int, error) {
 			ids = append(ids, id)
 		}
 	}
+	slices.Sort(ids) // ReadDir sorts names, and zram10 comes before zram2
 	return ids, nil
 }

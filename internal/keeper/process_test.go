@@ -84,6 +84,34 @@ func TestLastWords(t *testing.T) {
 	}
 }
 
+// A region is made although the keeper is dead, and has left something unread:
+// the next keeper gets it.
+func TestRegionWithoutKeeper(t *testing.T) {
+	for _, unread := range []bool{false, true} {
+		keeperEnd, workerEnd := pair(t)
+		defer workerEnd.close()
+		source := shm.OpenSource()
+		defer source.Close()
+		w := &worker{control: workerEnd, source: source, regions: map[string]*shm.Region{}}
+		if unread {
+			if err := workerEnd.send(message{Kind: msgDrop}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		keeperEnd.close()
+		for _, name := range []string{"zram0", "zram1"} {
+			r, err := w.Create(name, 8192)
+			if err != nil {
+				t.Fatalf("unread %t: %v", unread, err)
+			}
+			defer r.Close()
+		}
+		if len(w.regions) != 2 {
+			t.Errorf("unread %t: %d regions are there for the next keeper", unread, len(w.regions))
+		}
+	}
+}
+
 func TestHeld(t *testing.T) {
 	file := func() *os.File {
 		f, err := os.Open(os.DevNull)

@@ -121,6 +121,7 @@ func initError(err error) error {
 // heldConn is a connection whose files the keeper holds.
 type heldConn interface {
 	fuseconn.Conn
+	Relieve()
 	Succeed(resume []byte, poison []uint64)
 	Init() error
 	Resend() error

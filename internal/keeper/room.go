@@ -133,14 +133,16 @@ type roomKeeper struct {
 	disk func() *blockdev.Device // immutable; nil if there is none
 	work chan struct{}           // there is something to do; capacity 1
 	stop chan struct{}           // closed to end both
-	rest time.Time               // of compaction; belongs to the second
+
+	relieve func()    // immutable; at each beat, for requests that nobody takes
+	rest    time.Time // of compaction; belongs to the second
 }
 
 // keepRoom starts publishing disk 0 of a set, until stop is closed.
-func keepRoom(page *roomPage, set *blockdev.Set, stop chan struct{}) {
+func keepRoom(page *roomPage, set *blockdev.Set, relieve func(), stop chan struct{}) {
 	k := &roomKeeper{
 		page: page, disk: func() *blockdev.Device { return set.Device(0) },
-		work: make(chan struct{}, 1), stop: stop,
+		work: make(chan struct{}, 1), stop: stop, relieve: relieve,
 	}
 	go k.publish()
 	go k.toil()
@@ -150,6 +152,7 @@ func (k *roomKeeper) publish() {
 	beat := time.NewTicker(slowBeat)
 	defer beat.Stop()
 	for every := slowBeat; ; {
+		k.relieve()
 		if d := k.disk(); d != nil {
 			k.page.publish(d.Figures())
 		}

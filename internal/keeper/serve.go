@@ -185,7 +185,7 @@ func (w *worker) serve(s *service) error {
 	if w.header.region != nil {
 		stop := make(chan struct{})
 		defer close(stop)
-		keepRoom(openRoom(w.header.room()), s.set, stop)
+		keepRoom(openRoom(w.header.room()), s.set, s.cpu.Relieve, stop)
 	}
 	if w.order.Verify {
 		go w.verify(s.set)

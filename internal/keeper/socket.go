@@ -21,6 +21,8 @@ import (
 type request struct {
 	Op   string          `json:"op"`
 	Args json.RawMessage `json:"args,omitempty"`
+
+	most time.Duration // that who asks waits for each packet; 0: patience
 }
 
 // response is a packet from the keeper: progress, or the end.

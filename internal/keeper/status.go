@@ -94,14 +94,17 @@ type DebugStat struct {
 }
 
 // ReadStatus tells about every device of the given mounts, or of all mounts.
-// A mount that this user may not look into is skipped unless it was named.
+// A mount that this user may not look into is skipped unless it was named. One
+// that cannot be asked hides no other: the error comes beside what the others say.
 func ReadStatus(paths []string) ([]Status, error) {
 	all := []Status{}
 	points := []string{}
+	var failed error
 	for _, path := range paths {
 		m, err := Find(path)
 		if err != nil {
-			return nil, err
+			failed = errors.Join(failed, err)
+			continue
 		}
 		points = append(points, m.Point)
 	}
@@ -113,26 +116,21 @@ func ReadStatus(paths []string) ([]Status, error) {
 	}
 	for _, point := range points {
 		devices, err := answered(point, patience, func() ([]Status, error) { return mountStatus(point) })
+		all = append(all, devices...)
 		switch {
 		case errors.Is(err, fs.ErrPermission) && len(paths) == 0:
-			continue
-		case errors.Is(err, fs.ErrNotExist) && len(paths) == 0:
-			continue // unmounted meanwhile
-		case err != nil:
-			return nil, err
+		case errors.Is(err, fs.ErrNotExist) && len(paths) == 0: // unmounted meanwhile
+		default:
+			failed = errors.Join(failed, err)
 		}
-		all = append(all, devices...)
 	}
-	return all, nil
+	return all, failed
 }
 
 func mountStatus(point string) ([]Status, error) {
 	ids, err := deviceIDs(point)
-	if isDead(err) {
-		return []Status{{Name: "-", Mountpoint: point, State: StateDead, Loop: []string{}, Swap: []SwapUse{},
-			Warnings: []string{"the daemon is gone: zramfs umount clears the mount away"}}}, nil
-	}
-	if err != nil {
+	dead := isDead(err)
+	if err != nil && !dead {
 		return nil, err
 	}
 	loops, err := host.LoopsBelow(point)
@@ -143,16 +141,30 @@ func mountStatus(point string) ([]Status, error) {
 	if err != nil {
 		return nil, err
 	}
+	if dead {
+		return []Status{deadStatus(point, loops, swaps)}, nil
+	}
 	var all []Status
 	for _, id := range ids {
 		s, err := deviceStatus(point, id)
 		if err != nil {
-			return nil, err
+			return all, err
 		}
 		s.use(loops, swaps)
 		all = append(all, s)
 	}
 	return all, nil
+}
+
+// deadStatus is a row for all disks of a mount that nobody serves: which there
+// were nobody can tell, but the loop devices on them are there, often as swap.
+func deadStatus(point string, loops []host.Loop, swaps []host.Swap) Status {
+	s := Status{Name: "-", Mountpoint: point, State: StateDead, Loop: []string{}, Swap: []SwapUse{},
+		Warnings: []string{"the daemon is gone: zramfs umount clears the mount away"}}
+	for _, l := range loops {
+		s.add(l, swaps)
+	}
+	return s
 }
 
 func deviceStatus(point string, id int) (Status, error) {
@@ -195,14 +207,18 @@ func deviceStatus(point string, id int) (Status, error) {
 func (s *Status) use(loops []host.Loop, swaps []host.Swap) {
 	s.Loop, s.Swap = []string{}, []SwapUse{}
 	for _, l := range loops {
-		if !onDisk(l.Backing, s.Disk) {
-			continue
+		if onDisk(l.Backing, s.Disk) {
+			s.add(l, swaps)
 		}
-		s.Loop = append(s.Loop, l.Path)
-		i := slices.IndexFunc(swaps, func(w host.Swap) bool { return w.Path == l.Path })
-		if i >= 0 {
-			s.Swap = append(s.Swap, SwapUse{l.Path, swaps[i].Size, swaps[i].Used, swaps[i].Priority})
-		}
+	}
+}
+
+// add adds a loop device, and the swap that is on it.
+func (s *Status) add(l host.Loop, swaps []host.Swap) {
+	s.Loop = append(s.Loop, l.Path)
+	i := slices.IndexFunc(swaps, func(w host.Swap) bool { return w.Path == l.Path })
+	if i >= 0 {
+		s.Swap = append(s.Swap, SwapUse{l.Path, swaps[i].Size, swaps[i].Used, swaps[i].Priority})
 	}
 }
 

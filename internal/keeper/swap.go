@@ -170,7 +170,7 @@ func SwapOn(c SwapConfig) (SwapDevices, []string, error) {
 func (c *SwapConfig) build(steps *undo) (SwapDevices, []string, error) {
 	point := filepath.Join(RunDir, c.Name)
 	given := c.Size
-	if err := c.plan(); err != nil {
+	if err := errors.Join(c.keepLimit(point), c.plan()); err != nil {
 		return SwapDevices{}, nil, err
 	}
 	warnings, err := c.ensureMount(point, steps)

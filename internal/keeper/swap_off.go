@@ -82,9 +82,10 @@ func swapOffOrphans(point string) (found bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	loops, err := state.orphans(point)
+	gone, err := state.gone(point)
+	loops, loopsErr := state.orphans(point) // there may be none, and still guards to put back
 	state.close()
-	if err != nil || len(loops) == 0 {
+	if err = errors.Join(err, loopsErr); err != nil || !gone {
 		return false, err
 	}
 	swaps, err := swapsOnAny(loops)

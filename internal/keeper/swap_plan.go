@@ -54,6 +54,12 @@ func askSwap(point string, o swapOrder) (swapState, error) {
 	if err != nil {
 		return s, err
 	}
+	switch o.Do { // these wait for a swapon(2) that is under way, which may need another worker
+	case swapKeep:
+		req.most = serveTime + settleTime + patience
+	case swapDrop:
+		req.most = serveTime + patience
+	}
 	for try := 0; ; try++ {
 		r, err := ask(point, req, nil, nil)
 		if (ExitCode(err) == CodeNotMounted || errors.Is(err, io.EOF)) && try < askTries {

@@ -2,8 +2,11 @@ package keeper
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"github.com/zramfs/zramfs/blockdev"
+	"github.com/zramfs/zramfs/internal/host"
 )
 
 // attrSwap is the attribute that tells about swap in segments.
@@ -53,4 +56,26 @@ func (p *roomPage) appendTo(b []byte) []byte {
 		b = fmt.Appendf(b, "%s %d\n", row.name, row.n)
 	}
 	return b
+}
+
+// keepLimit takes the limit of a store that is there already, unless another is
+// given: memory that is free now does not count what the store holds.
+func (c *SwapConfig) keepLimit(point string) error {
+	m, ok, err := host.MountAt(point)
+	if err != nil || !ok || m.Type != host.FSType || c.MemLimit != 0 {
+		return err
+	}
+	c.MemLimit, err = answered(point, patience, func() (int64, error) { return limitOf(point) })
+	return err
+}
+
+// limitOf is the limit of the store of the disk on point; 0: none.
+func limitOf(point string) (int64, error) {
+	text, err := os.ReadFile(filepath.Join(point, blockDir, "zram0", "mm_stat"))
+	if err != nil {
+		return 0, fmt.Errorf("read the limit of the store: %w", err)
+	}
+	var m MemoryStat
+	columns(string(text), &m.OrigDataSize, &m.ComprDataSize, &m.MemUsedTotal, &m.MemLimit)
+	return m.MemLimit, nil
 }

@@ -18,6 +18,10 @@ const (
 	checkTime  = time.Minute      // for looking at what it took over
 	answerTime = 5 * time.Second  // for the first request, if nobody sends one
 	awaitPause = 2 * time.Millisecond
+
+	// trialSilence is the longest that nothing is told of an upgrade: from one
+	// word of progress to the end, which may be that the program before serves.
+	trialSilence = 2*mapTime + 2*serveTime + checkTime + answerTime + drainTime + patience
 )
 
 // trial is an upgrade under way.

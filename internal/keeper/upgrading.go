@@ -25,8 +25,13 @@ func Upgrade(path, binary string, progress func(string)) (*Upgraded, error) {
 		return nil, err
 	}
 	defer program.Close()
+	// The upgrade itself is silent for long; whether there is a keeper to ask is
+	// known sooner.
+	if _, err := askProcesses(m.Point); err != nil {
+		return nil, err
+	}
 	p := startProbe(m.Point)
-	r, err := ask(m.Point, request{Op: opUpgrade}, program, progress)
+	r, err := ask(m.Point, request{Op: opUpgrade, most: trialSilence}, program, progress)
 	longest := p.end()
 	if err != nil {
 		return nil, err

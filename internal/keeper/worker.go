@@ -302,7 +302,7 @@ func (w *worker) Create(name string, size int64) (*shm.Region, error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := w.control.send(message{Kind: msgRegion, Name: name}, r.File()); err != nil && !errors.Is(err, unix.EPIPE) {
+	if err := w.control.send(message{Kind: msgRegion, Name: name}, r.File()); err != nil && !hungUp(err) {
 		return nil, errors.Join(err, r.Close())
 	}
 	w.pin(name, r)

@@ -40,7 +40,7 @@ func (r *Ring) Probe() error {
 	defer func() { _ = unix.Munmap(m) }() // ours
 	r.Next().FutexWait((*atomic.Uint32)(unsafe.Pointer(&m[0])), 1, 0)
 	for {
-		if errno := r.Enter(1); errno != 0 {
+		if errno := r.Enter(1); errno != 0 && !Later(errno) {
 			return fmt.Errorf("uring: enter: %w", errno)
 		}
 		if res, ok := r.Reap(); ok {

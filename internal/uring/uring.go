@@ -162,7 +162,7 @@ func (r *Ring) Next() *Entry {
 
 // Enter hands all filled entries to the kernel and waits until there are so
 // many results. A signal, or entries that could not all be taken, end it
-// early and are no error: the caller calls again.
+// early and are no error: the caller calls again. See Later.
 func (r *Ring) Enter(wait uint32) syscall.Errno {
 	atomic.StoreUint32(r.sqTail, r.tail)
 	n := r.tail - r.handed
@@ -177,10 +177,17 @@ func (r *Ring) Enter(wait uint32) syscall.Errno {
 	switch errno {
 	case 0:
 		r.handed += uint32(taken)
-	case syscall.EINTR, syscall.EAGAIN, syscall.EBUSY:
+	case syscall.EINTR:
 		return 0
 	}
 	return errno
+}
+
+// Later says whether an error of Enter passes: the kernel has no memory, or
+// results to be taken first. Who calls again at once may take the CPU from
+// whoever could help.
+func Later(errno syscall.Errno) bool {
+	return errno == syscall.EAGAIN || errno == syscall.EBUSY || errno == syscall.ENOMEM
 }
 
 // Pending says how many filled entries the kernel has not taken yet.

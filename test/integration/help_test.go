@@ -306,7 +306,7 @@ func corpusFile(t *testing.T) string {
 	return path
 }
 
-// await gives something that happens soon a minute.
+// await gives something that happens soon three minutes.
 func await(t *testing.T, what string, happened func() bool) {
 	t.Helper()
 	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {

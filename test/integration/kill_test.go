@@ -232,6 +232,31 @@ func TestStopped(t *testing.T) {
 		t.Fatal(err)
 	}
 	refusal(t, command(zramfsBinary, "status", m.point), 1, "nobody answered on "+m.point)
+	other := mount(t, "--size", "8M") // which the stopped one does not hide
+	r := command(zramfsBinary, "status", "-n", "-o", "MOUNTPOINT", m.point, other.point)
+	if r.code != 1 || r.out != other.point+"\n" {
+		t.Errorf("status of this mount and another: %+v", r)
+	}
+	m.umount()
+	nothing(t, m.point)
+}
+
+// TestStoppedKeeper: commands do not wait for ever for a keeper that is stopped,
+// and nothing has changed when it goes on.
+func TestStoppedKeeper(t *testing.T) {
+	need(t)
+	m := mount(t, "--size", "8M")
+	keeper := int(m.stat("zramfs/daemon_stat", "keeper_pid"))
+	if err := unix.Kill(keeper, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Kill(keeper, unix.SIGCONT) }() // gone, where all went well
+	for _, args := range [][]string{{"umount", m.point}, {"upgrade", m.point}} {
+		refusal(t, command(zramfsBinary, args...), 1, "the keeper of "+m.point+" has not answered")
+	}
+	if err := unix.Kill(keeper, unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
 	m.umount()
 	nothing(t, m.point)
 }
