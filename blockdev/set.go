@@ -9,6 +9,8 @@ import (
 	"github.com/zramfs/zramfs/compress"
 	"github.com/zramfs/zramfs/internal/policy"
 	"github.com/zramfs/zramfs/stable"
+
+	"github.com/zramfs/zramfs/pool"
 )
 
 // maxDevices bounds what hot_add can make.
@@ -139,6 +141,9 @@ const (
 	DefaultReserveLow  = 8 << 20
 	DefaultReserveHigh = 16 << 20
 )
+
+// CommitStep is the most bytes that upkeep commits at a time.
+const CommitStep = pool.CommitStep
 
 // HotAdd makes a device without a size and gives the lowest free number.
 func (s *Set) HotAdd() (int, error) { return s.HotAddAs(func(int) {}) }

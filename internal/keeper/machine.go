@@ -5,8 +5,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zramfs/zramfs/blockdev"
 	"github.com/zramfs/zramfs/internal/host"
-	"github.com/zramfs/zramfs/pool"
 )
 
 // urgency is for the thread that commits memory for the store. With real-time
@@ -27,7 +27,7 @@ func urgency() *host.Urgency {
 // scarceBelow is with how many free bytes a step of it would begin to look for
 // memory: what real-time threads may take, down to half of the watermark that
 // swapon sets and some that lies in zones where they may not, does not last for it.
-func scarceBelow(total int64) int64 { return wantMinFree(total)<<10/8*5 + pool.CommitStep }
+func scarceBelow(total int64) int64 { return wantMinFree(total)<<10/8*5 + blockdev.CommitStep }
 
 // hurry makes the thread that takes over from a dead worker urgent, for the same
 // reason: until it serves, the machine's swap stands still. Not before it is told
