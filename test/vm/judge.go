@@ -67,6 +67,7 @@ type reader struct {
 	asked    int64             // statistics that were read
 	errors   bool              // swap is lost on purpose
 	victims  []string          // pids, of the OOM killer
+	lives    []*life           // of daemons, one after another
 	roles    map[string]string // of the daemon's processes, by pid
 	bare     map[string]int64
 }
@@ -106,6 +107,9 @@ func (r *reader) report(at time.Duration, text string) {
 		if f["code"] != "0" && f["what"] != "off" {
 			r.stages = append(r.stages, f["what"]+" failed with "+f["code"])
 		}
+		if f["what"] == "on" {
+			r.lives = append(r.lives, newLife())
+		}
 		if f["what"] == "on" && r.o.Ready == 0 {
 			r.o.Ready = milliseconds(f["up"]).Seconds()
 		}
@@ -116,12 +120,16 @@ func (r *reader) report(at time.Duration, text string) {
 	case "memory":
 		r.memory(f)
 	case "file":
-		if f["when"] == "armed" {
-			_, value, _ := strings.Cut(rest, " text=")
+		_, value, _ := strings.Cut(rest, " text=")
+		switch f["when"] {
+		case "armed":
 			r.o.VM[f["name"]] = strings.TrimRight(value, ";")
+		case "end":
+			r.now().files[f["name"]] = value
 		}
 	case "event":
 		r.o.Events = append(r.o.Events, f["what"]+":"+f["result"])
+		r.now().event(f)
 		r.upgraded = r.upgraded || f["what"] == "upgrade"
 	case "read":
 		r.o.Disk = append(r.o.Disk, readReading(f))
@@ -293,6 +301,9 @@ func (r *reader) verdict(how ending, s scenario) []string {
 		}
 	}
 	why = append(why, judgeDisk(r.o.Disk, s)...)
+	if s.serves() {
+		why = append(why, r.crashes(len(s.disk) > 0)...)
+	}
 	if r.o.Off != 0 {
 		bad("swapoff: %d", r.o.Off)
 	}

@@ -37,6 +37,8 @@ func good() []string {
 		"beat up=6000 pulse=8 pulse_worst=19 e0=1,28704,3588,0,0,0,23",
 		"event what=stop pid=161 result=0",
 		"eater index=0 phase=5 code=0 signal=0 pages=67545 touches=77285 verified=67545 wrong=0 worst=517",
+		"file when=end name=crash_stat text=generations 1;deaths 0;faults 0;upgrades 0;keepers 0;last_reason ;poisoned 0;standby yes;",
+		"file when=end name=io_stat text=       0        0        0        0;",
 		"process when=end role=worker pid=161 threads=17 flagged=17 oom=-1000 minflt=8850 majflt=0 swap=0 anon=2600 pss=36660",
 		"setup what=off code=0 ms=1263 up=51889", "cycle n=0 off=0", "end up=51899",
 	}
@@ -71,7 +73,7 @@ func TestJudge(t *testing.T) {
 		{"good", said(good()), endedItself, ""},
 		{"silent", said(good()), endedSilent, "did not end by itself"},
 		{"panic", said(good(), "[ 1.0] Kernel panic - not syncing: x"), endedItself, "Kernel panic"},
-		{"no last word", said(good()[:14]), endedItself, "without a word"},
+		{"no last word", said(good()[:16]), endedItself, "without a word"},
 		{"setup", said(replaced("on code=0", "on code=3")), endedItself, "on failed with 3"},
 		{"pulse", said(replaced("pulse=8", "pulse=11000")), endedItself, "11.0 s between two of pulses"},
 		{"eater stood", said(replaced("worst=517", "worst=10100")), endedItself, "10.1 s between two of an eater"},
@@ -89,6 +91,13 @@ func TestJudge(t *testing.T) {
 		{"score", said(replaced("oom=-1000", "oom=0")), endedItself, ""},
 		{"in swap", said(replaced("majflt=0 swap=0 anon=2600", "majflt=0 swap=12 anon=2600")), endedItself, "12 KiB of it are in swap"},
 		{"grown", said(replaced("swap=0 anon=2600", "swap=0 anon=3200")), endedItself, "608 KiB more of private memory"},
+		{"died", said(replaced("deaths 0", "deaths 1")), endedItself, "counts 1 deaths, and 0 were caused"},
+		{"crashed", said(replaced("faults 0", "faults 1")), endedItself, "counts 1 faults, and 0 were caused"},
+		{"poisoned", said(replaced("poisoned 0", "poisoned 1")), endedItself, "counts 1 poisoned"},
+		{"keeper died", said(replaced("keepers 0", "keepers 1")), endedItself, "counts 1 keepers"},
+		{"gone", said(replaced("when=end name=crash_stat", "when=off name=crash_stat")), endedItself, "nobody served at the end"},
+		{"not told", said(replaced("poisoned 0;", "")), endedItself, "does not tell of poisoned"},
+		{"failed write", said(replaced("text=       0        0", "text=       0        1")), endedItself, "failed reads or writes"},
 		{"major fault", said(replaced("majflt=0 swap=0 anon=2600", "majflt=3 swap=0 anon=2600")), endedItself, "3 major faults"},
 	} {
 		o := judge(c.lines, c.how, want)
@@ -107,6 +116,16 @@ func TestJudge(t *testing.T) {
 		o := judge(said(replaced("pulse_worst=19", "pulse_worst=19 "+counts)), endedItself, curious)
 		if o.Passed != (why == "") || !strings.Contains(strings.Join(o.Why, ";"), why) {
 			t.Errorf("%s: %q, want %q", counts, o.Why, why)
+		}
+	}
+	// Who was killed has died, and no other.
+	for deaths, why := range map[string]string{"deaths 1;faults 0;upgrades 0;keepers 0": "", "deaths 2;faults 0;upgrades 0;keepers 0": "counts 2 deaths, and 1"} {
+		texts := replaced("what=stop", "what=kill role=worker signal=9")
+		for i := range texts {
+			texts[i] = strings.Replace(texts[i], "deaths 0;faults 0;upgrades 0;keepers 0", deaths, 1)
+		}
+		if o := judge(said(texts), endedItself, want); o.Passed != (why == "") || !strings.Contains(strings.Join(o.Why, ";"), why) {
+			t.Errorf("%s: %q, want %q", deaths, o.Why, why)
 		}
 	}
 	if o := judge(said(replaced("what=stop", "what=upgrade")), endedItself, want); !o.Passed {
