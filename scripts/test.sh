@@ -35,8 +35,8 @@ tests "order of locks, audited promises" -tags invariants -short ./blockdev ./co
 step "guests whose only swap is zramfs"
 guests=0
 scripts/vm.sh --short || guests=$?
-if ((guests == 1)); then
-	warn "a guest failed. The host's clock judges them, and others may have used the host: those that failed run once more."
+if ((guests == 4)); then
+	warn "guests were too slow, and nothing else was wrong. The host's clock judges that, and others may have used the host: they run once more."
 	guests=0
 	scripts/vm.sh --short || guests=$?
 fi

@@ -19,7 +19,8 @@ const maxGrowth = 512
 // outcome is what a guest's lines say. Its JSON form is a cell's result.
 type outcome struct {
 	Passed bool     `json:"passed"`
-	Why    []string `json:"why,omitempty"` // what was not as it should be
+	Slow   bool     `json:"slow,omitempty"` // nothing but gaps was wrong, which a busy host can cause
+	Why    []string `json:"why,omitempty"`  // what was not as it should be
 
 	Seconds float64  `json:"seconds"`  // of the host, boot to end
 	Ready   float64  `json:"ready"`    // of the guest, boot to swap
@@ -236,11 +237,27 @@ func judge(lines []line, how ending, s scenario) outcome {
 		}
 		r.o.Seconds = l.At.Seconds()
 	}
-	r.o.Why = r.verdict(how, s)
-	r.o.Passed = len(r.o.Why) == 0
+	gaps, wrong := r.gaps(s), r.verdict(how, s)
+	r.o.Why = append(gaps, wrong...)
+	r.o.Passed, r.o.Slow = len(r.o.Why) == 0, len(gaps) > 0 && len(wrong) == 0
 	return r.o
 }
 
+// gaps are those that were too long by the host's clock.
+func (r *reader) gaps(s scenario) (why []string) {
+	for _, gap := range []struct {
+		what    string
+		seconds float64
+		allowed time.Duration
+	}{{"reports", r.o.BeatGap, maxGap}, {"pulses", r.o.PulseGap, maxGap}, {"an eater's pages", r.o.EaterGap, maxGap + s.stall}} {
+		if gap.seconds > gap.allowed.Seconds() {
+			why = append(why, fmt.Sprintf("%.1f s between two of %s", gap.seconds, gap.what))
+		}
+	}
+	return why
+}
+
+// verdict is everything else that is not as it should be.
 func (r *reader) verdict(how ending, s scenario) []string {
 	var why []string
 	bad := func(format string, args ...any) { why = append(why, fmt.Sprintf(format, args...)) }
@@ -257,15 +274,6 @@ func (r *reader) verdict(how ending, s scenario) []string {
 	}
 	for _, text := range r.fatal {
 		bad("%s", text)
-	}
-	for _, gap := range []struct {
-		what    string
-		seconds float64
-		allowed time.Duration
-	}{{"reports", r.o.BeatGap, maxGap}, {"pulses", r.o.PulseGap, maxGap}, {"an eater's pages", r.o.EaterGap, maxGap + s.stall}} {
-		if gap.seconds > gap.allowed.Seconds() {
-			bad("%.1f s between two of %s", gap.seconds, gap.what)
-		}
 	}
 	if r.o.Wrong > 0 {
 		bad("%d wrong pages", r.o.Wrong)

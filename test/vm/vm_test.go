@@ -147,6 +147,37 @@ func TestJudgeGap(t *testing.T) {
 	if o.Passed || !strings.Contains(strings.Join(o.Why, ";"), "12.0 s between two of reports") {
 		t.Errorf("%q", o.Why)
 	}
+	if !o.Slow {
+		t.Error("a busy host may have caused it")
+	}
+}
+
+// Only where nothing but gaps was wrong may another run make it right.
+func TestVerdict(t *testing.T) {
+	want := scenario{ends: "whole", events: 1}
+	changed := func(pairs ...string) result {
+		var lines []line
+		for _, l := range said(good()) {
+			l.Text = strings.NewReplacer(pairs...).Replace(l.Text)
+			lines = append(lines, l)
+		}
+		return result{Outcome: judge(lines, endedItself, want)}
+	}
+	well, slow := changed(), changed("pulse=8", "pulse=11000")
+	wrong, both := changed("wrong=0", "wrong=1"), changed("wrong=0", "wrong=1", "pulse=8", "pulse=11000")
+	without := both
+	without.Cell.Without = "locked"
+	for _, c := range []struct {
+		all  []result
+		want int
+	}{
+		{nil, 0}, {[]result{well, without}, 0}, {[]result{slow, well}, exitSlow},
+		{[]result{wrong}, exitWrong}, {[]result{both}, exitWrong}, {[]result{slow, wrong, slow}, exitWrong},
+	} {
+		if got := verdict(c.all); got != c.want {
+			t.Errorf("exit code %d, want %d: %+v", got, c.want, c.all)
+		}
+	}
 }
 
 // Every entry begins at a multiple of four, and says how long it is.
