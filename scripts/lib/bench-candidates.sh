@@ -98,7 +98,7 @@ with_store() {
 	candidate "$t" "$scratch/$t/dev/zram0" "$(daemon_pids "$scratch/$t" | tr '\n' ' ')"
 	zramfs_mount "$t-loop" "$disk_size" "$@"
 	dev=$("$build/zramfs" attach "$scratch/$t-loop")
-	on_exit "$build/zramfs" detach "$scratch/$t-loop"
+	on_exit until_ok 10 "$build/zramfs" detach "$scratch/$t-loop" # udevd may look at it just now
 	candidate "$t-loop" "$dev" "$(daemon_pids "$scratch/$t-loop" | tr '\n' ' ')"
 }
 
