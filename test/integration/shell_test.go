@@ -39,3 +39,18 @@ func TestCleanupFails(t *testing.T) {
 		}
 	}
 }
+
+// TestKillWorkerOfNobody: of a dead mount nobody is killed, least of all the
+// script and its family, which number 0 means.
+func TestKillWorkerOfNobody(t *testing.T) {
+	const fake = `build=$(mktemp -d); on_exit rm -rf "$build"
+		printf '#!/bin/sh\necho %s\n' "'[{\"worker_pid\": $1}]'" >"$build/zramfs"; chmod +x "$build/zramfs"
+		kill() { echo "killed $*"; }
+		kill_worker /mnt/z; echo went on`
+	for worker, want := range map[string]string{"0": "", "1": "", "null": "", "4711": "killed -9 4711\nwent on\n"} {
+		r := sourced(t, "common.sh zramfs.sh", "set -- "+worker+"\n"+fake)
+		if r.out != want || (r.code == 0) != (want != "") || want == "" && !strings.Contains(r.err, "nobody serves /mnt/z") {
+			t.Errorf("worker %s: exit code %d, %q, %q", worker, r.code, r.out, r.err)
+		}
+	}
+}
