@@ -2,6 +2,7 @@
 # The integration tests inside a container of the image that the Dockerfile
 # makes. Starts a Docker engine if none runs, and makes a base image if none
 # can be pulled. Arguments are handed to go test, such as -run Swap.
+# Exit codes: those of go test; 77: this machine lacks something, which is named.
 set -euo pipefail
 # shellcheck source=scripts/lib/common.sh
 source "$(dirname "$0")/lib/common.sh"
@@ -54,7 +55,7 @@ leftovers() {
 	return "$code"
 }
 
-if [[ $EUID -eq 0 ]]; then container_packages; fi
+if [[ $EUID -eq 0 ]]; then container_packages || exit 77; fi
 scratch_dir
 loops | sort >"$scratch/loops"
 export ZRAMFS_IMAGE=zramfs-integration
