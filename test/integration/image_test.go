@@ -329,6 +329,7 @@ func TestImageWhileWorkersDie(t *testing.T) {
 	file := filepath.Join(dir, "image")
 	m := mountAt(t, filepath.Join(dir, "mp"), "--size", "64M", "--algorithm", "zstd")
 	m.fill(content)
+	m.told.kills = true
 	kills := 0
 	for _, args := range [][]string{{"save", m.point, file}, {"check", m.point, "--rate", "30"}} {
 		cmd := exec.Command(zramfsBinary, args...)

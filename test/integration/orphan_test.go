@@ -16,6 +16,7 @@ func TestSwapOffOrphans(t *testing.T) {
 	for _, unmounted := range []bool{false, true} {
 		s := newSwap(t, "64M", nil)
 		device := s.on()
+		s.told.over = true
 		k := &killer{m: s.mnt}
 		pids := append(k.workers(), k.keeper())
 		for _, sig := range []unix.Signal{unix.SIGSTOP, unix.SIGKILL} { // nobody may start another

@@ -221,6 +221,7 @@ func TestRingKeeperKilled(t *testing.T) {
 	for _, also := range []string{"nobody", "worker", "standby"} {
 		t.Run(also, func(t *testing.T) {
 			m := mountRing(t, "--size", "64M", "--write-behind", "8")
+			m.told.over = true
 			standby(m)
 			if told := m.get("zramfs/daemon_stat"); !strings.Contains(told, "the death of the keeper ends the mount") {
 				t.Errorf("what a crash means is not told:\n%s", told)
@@ -252,6 +253,7 @@ func TestRingEnds(t *testing.T) {
 		for _, delay := range []time.Duration{-1, 0, 5, 20} {
 			t.Run(fmt.Sprint(way, delay), func(t *testing.T) {
 				m := mountRing(t, "--size", "8M")
+				m.told.over = true
 				k := newKiller(m)
 				before := k.keeper()
 				if delay >= 0 {
@@ -367,6 +369,7 @@ func TestRingKeeperKilledSwap(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "something in swap", func() bool { return swapUsed(t, devices) > 1<<20 })
+	s.told.over = true
 	k.signal(k.keeper(), unix.SIGKILL)
 	await(t, "the end of all processes", func() bool { return len(k.workers()) == 0 })
 	time.Sleep(100 * time.Millisecond)
@@ -384,6 +387,7 @@ func TestRingKeeperKilledSwap(t *testing.T) {
 // every CPU: all get errors.
 func TestRingStopped(t *testing.T) {
 	m := mountRing(t, "--size", "8M")
+	m.told.over = true
 	disk := open(t, m.disk(0), os.O_RDWR|unix.O_DIRECT)
 	k := newKiller(m)
 	worker := k.worker()

@@ -180,6 +180,7 @@ func newKiller(m *mnt) *killer {
 	m.t.Helper()
 	k := &killer{m: m, rng: rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))}
 	k.started = k.generation()
+	m.told.kills = true
 	return k
 }
 
@@ -208,6 +209,9 @@ func (k *killer) run(n int, ways []death) {
 
 func (k *killer) signal(pid int, sig unix.Signal) {
 	k.m.t.Helper()
+	if sig == unix.SIGSEGV || sig == unix.SIGABRT || sig == unix.SIGBUS { // a fault of its own, as it looks
+		k.m.told.faults++
+	}
 	if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) { // it may be dead of the last one
 		k.m.t.Fatal(err)
 	}
