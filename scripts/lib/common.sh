@@ -35,6 +35,9 @@ arm() {
 }
 arm
 
+# What sudo has made here is of who called it, who could not build any more.
+if [[ $EUID -eq 0 && ${SUDO_UID:-0} -ne 0 ]]; then on_exit chown -hR "$SUDO_UID:${SUDO_GID:-}" "$build"; fi
+
 # scoped COMMAND…: what it defers is done when it ends, not when the script does.
 scoped() (
 	deferred=()
