@@ -3,8 +3,10 @@
 PREFIX ?= /usr/local
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
+# Where Go is though sudo's PATH says no.
+export PATH := $(PATH):/usr/local/go/bin
 
-.PHONY: all help build man image demo test bench bench-go bench-compare lint install units clean
+.PHONY: all help build man image demo test torture bench bench-go bench-compare lint install units clean
 
 all: build
 
@@ -23,7 +25,7 @@ image:           ## a container image, zramfs:latest
 demo:            ## a program with 1 GiB of data in 256 MiB of RAM (root)
 	@scripts/demo.sh
 
-test:            ## every test (root; installs what it needs on Debian)
+test:            ## the tests, in their short forms (root; installs what it needs on Debian)
 	@scripts/test.sh
 
 torture:         ## every test at full length: hours; goes on where it stopped (root)

@@ -8,9 +8,8 @@ import (
 
 	"github.com/zramfs/zramfs/compress"
 	"github.com/zramfs/zramfs/internal/policy"
-	"github.com/zramfs/zramfs/stable"
-
 	"github.com/zramfs/zramfs/pool"
+	"github.com/zramfs/zramfs/stable"
 )
 
 // maxDevices bounds what hot_add can make.

@@ -2,6 +2,7 @@
 # The integration tests inside a container of the image that the Dockerfile
 # makes. Starts a Docker engine if none runs, and makes a base image if none
 # can be pulled. Arguments are handed to go test, such as -run Swap.
+# Exit codes: those of go test; 77: this machine lacks something, which is named.
 set -euo pipefail
 # shellcheck source=scripts/lib/common.sh
 source "$(dirname "$0")/lib/common.sh"
@@ -17,32 +18,65 @@ build_image() {
 	mkdir -p "$build/image"
 	build_static image/zramfs ./cmd/zramfs
 	build_static swapper ./test/swapper
-	docker build --quiet --network none -t "$ZRAMFS_IMAGE" --build-arg GO_IMAGE="$test_base" --build-arg BASE="$test_base" . \
+	local given=(--quiet --network none --build-arg PREBUILT=1 --build-arg GO_IMAGE="$test_base")
+	docker build "${given[@]}" -t "$ZRAMFS_IMAGE" --build-arg BASE="$test_base" . \
 		>"$scratch/build.log" 2>&1 || { cat "$scratch/build.log" >&2; die "the image does not build"; }
-	docker build --quiet --network none -t zramfs --build-arg GO_IMAGE="$test_base" . >>"$scratch/build.log" 2>&1
-	say "image zramfs: $(docker image inspect -f '{{.Size}}' zramfs | numfmt --to=iec) (tests use it on top of Debian)"
+	docker build "${given[@]}" -t "$ZRAMFS_IMAGE-scratch" . >>"$scratch/build.log" 2>&1
+	say "image: $(docker image inspect -f '{{.Size}}' "$ZRAMFS_IMAGE-scratch" | numfmt --to=iec) (tests use it on top of Debian)"
 }
 
-# swaps: devices that are swap. A path in a container's /dev ends in the same name.
-swaps() { awk 'NR > 1 {n = split($1, part, "/"); print "/dev/" part[n]}' /proc/swaps; }
-loops() { losetup -n -O NAME 2>/dev/null || true; }
+remove_container() { docker rm --force "$1" >/dev/null; }
 
-# leftovers: a container that was killed in the middle can leave swap on a loop device.
+# documented: the line that the Dockerfile gives serves, and ends when it is told to.
+documented() {
+	local line id
+	line=$(sed -n 's/^# *docker run --rm //p' Dockerfile)
+	line=${line/ zramfs / "$ZRAMFS_IMAGE-scratch" }
+	# shellcheck disable=SC2086 # words; Ubuntu forbids mount without the option
+	id=$(docker run --detach --network none --security-opt apparmor=unconfined $line)
+	on_exit remove_container "$id"
+	if ! until_ok 30 docker exec "$id" /usr/bin/zramfs get "${line##* }" disksize; then
+		docker logs "$id" >&2
+		die "it does not serve: docker run $line"
+	fi
+	docker stop --time 30 "$id" >/dev/null
+	[[ $(docker wait "$id") == 0 ]] || die "it did not end well: docker run $line"
+	say "docker run $line: it serves"
+}
+
+# loops: loop devices on a disk of a test, or on one whose mount is gone: other
+# programs may attach and swap meanwhile. The kernel's own /dev/zram0 is none.
+loops() {
+	local dev inode file
+	losetup -n -O NAME,BACK-INO,BACK-FILE | while read -r dev inode file; do
+		case ${file% (deleted)} in
+		*/zramfs-test-*/dev/zram[0-9]* | /run/zramfs/itest-*/dev/zram[0-9]*) echo "$dev" ;;
+		/dev/zram[0-9]*) [[ $(stat -c %i "${file% (deleted)}" 2>/dev/null) == "$inode" ]] || echo "$dev" ;;
+		esac
+	done
+}
+
+# is_swap DEVICE: a path in a container's /dev ends in the same name.
+is_swap() { awk -v name="${1##*/}" 'NR > 1 {n = split($1, part, "/"); if (part[n] == name) found = 1} END {exit !found}' /proc/swaps; }
+
+# leftovers: a container that was killed in the middle can leave swap on a loop
+# device. It is cleared away, and the tests have failed.
 leftovers() {
-	local dev
-	swaps | sort | comm -13 "$scratch/swaps" - | while read -r dev; do
-		warn "swap was left on $dev"
-		swapoff "$dev"
-	done
-	loops | sort | comm -13 "$scratch/loops" - | while read -r dev; do
+	local dev code=0
+	while read -r dev; do
+		code=1
 		warn "$dev was left attached"
+		if is_swap "$dev"; then
+			warn "swap was left on $dev"
+			swapoff "$dev"
+		fi
 		losetup -d "$dev"
-	done
+	done < <(loops | sort | comm -13 "$scratch/loops" -)
+	return "$code"
 }
 
-if [[ $EUID -eq 0 ]]; then container_packages; fi
+if [[ $EUID -eq 0 ]]; then container_packages || exit 77; fi
 scratch_dir
-swaps | sort >"$scratch/swaps"
 loops | sort >"$scratch/loops"
 export ZRAMFS_IMAGE=zramfs-integration
 docker_engine
@@ -50,5 +84,6 @@ say "Docker engine $(docker info -f '{{.ServerVersion}}, {{.Driver}}')"
 base_image
 build_image
 on_exit leftovers
+documented
 CGO_ENABLED=0 go test -count=1 -v -timeout 20m -exec "$root/scripts/lib/in-container.sh" "$packages" "$@" |
 	awk '!/^=== / && !/^PASS$/'

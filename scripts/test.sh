@@ -35,8 +35,8 @@ tests "order of locks, audited promises" -tags invariants -short ./blockdev ./co
 step "guests whose only swap is zramfs"
 guests=0
 scripts/vm.sh --short || guests=$?
-if ((guests == 1)); then
-	warn "a guest failed. The host's clock judges them, and others may have used the host: those that failed run once more."
+if ((guests == 4)); then
+	warn "guests were too slow, and nothing else was wrong. The host's clock judges that, and others may have used the host: they run once more."
 	guests=0
 	scripts/vm.sh --short || guests=$?
 fi
@@ -48,7 +48,13 @@ esac
 if [[ -d test/integration ]]; then
 	step "integration, in a container"
 	if [[ $EUID -eq 0 ]] || docker info >/dev/null 2>&1; then
-		scripts/integration.sh "${in_container[@]}"
+		contained=0
+		scripts/integration.sh "${in_container[@]}" || contained=$?
+		case $contained in
+		0) ;;
+		77) warn "left out: it needs what is named above." ;;
+		*) exit "$contained" ;;
+		esac
 	else
 		warn "left out: it needs root, or a Docker engine that this user may use."
 	fi

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every test at full length: hours. Each part that has passed is noted in
-# build/torture, and left out when this is started again; --fresh forgets.
+# build/torture with the files that it passed with, and left out when this is
+# started again with the same; --fresh forgets.
 set -euo pipefail
 # shellcheck source=scripts/lib/common.sh
 source "$(dirname "$0")/lib/common.sh"
@@ -18,11 +19,16 @@ esac
 mkdir -p "$notes"
 test_packages || warn "tests that need these will say so."
 
+# tree: all files that are there, whether or not they were committed.
+tree() {
+	find . \( -path ./.git -o -path ./build \) -prune -o -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum
+}
+
 # part NAME COMMAND…: run it unless this state of the tree has passed it.
-tree=$(git describe --always --dirty 2>/dev/null || echo unknown)
 part() {
-	local name=$1
+	local name=$1 tree
 	shift
+	tree=$(tree) || die "not all files can be read: nothing would be noted"
 	if [[ $(cat "$notes/$name" 2>/dev/null) == "$tree" ]]; then
 		say "passed before: $name"
 		return
@@ -34,8 +40,10 @@ part() {
 
 # fuzz_all PACKAGE: each of its fuzz targets, five minutes.
 fuzz_all() {
-	local target
-	for target in $(go test -list '^Fuzz' "$1" | grep '^Fuzz'); do
+	local target targets
+	targets=$(go test -list '^Fuzz' "$1") || die "$1 does not build: $targets"
+	targets=$(grep '^Fuzz' <<<"$targets") || die "$1 has no fuzz targets"
+	for target in $targets; do
 		go test -run '^$' -fuzz "^$target\$" -fuzztime 5m "$1"
 	done
 }

@@ -14,7 +14,8 @@
 # build/vm/results, by the binaries they belong to. What has passed with the
 # same binaries is not run again, unless --again is given.
 # Exit codes: 0 all is well, 1 a guest did not do as it should, 2 it could not
-# run, 77 this machine lacks something, which is named.
+# run, 3 it was interrupted, 4 guests were too slow by the host's clock and
+# nothing else was wrong, 77 this machine lacks something, which is named.
 set -euo pipefail
 # shellcheck source=scripts/lib/common.sh
 source "$(dirname "$0")/lib/common.sh"

@@ -66,6 +66,9 @@ with_tmpfs_loop() {
 	candidate tmpfs-loop "$dev"
 }
 
+# nbdfuse_stop PID DIRECTORY: one that has not mounted yet gets a signal.
+nbdfuse_stop() { fusermount3 -u "$2" 2>/dev/null || kill "$1"; }
+
 with_nbdfuse() {
 	if ! have nbdfuse || ! have nbdkit; then
 		absent nbdfuse "nbdfuse and nbdkit are not installed"
@@ -74,8 +77,8 @@ with_nbdfuse() {
 	mkdir "$scratch/nbd"
 	nbdfuse "$scratch/nbd/disk" [ nbdkit memory "size=$disk_size" allocator=zstd ] >"$scratch/nbdfuse.log" 2>&1 &
 	local pid=$!
+	on_exit nbdfuse_stop "$pid" "$scratch/nbd"
 	until_ok 10 test -f "$scratch/nbd/disk" || die "nbdfuse does not serve: $(cat "$scratch/nbdfuse.log")"
-	on_exit fusermount3 -u "$scratch/nbd"
 	candidate nbdfuse "$scratch/nbd/disk" "$pid $(pgrep -P "$pid" | tr '\n' ' ')"
 }
 
@@ -98,7 +101,7 @@ with_store() {
 	candidate "$t" "$scratch/$t/dev/zram0" "$(daemon_pids "$scratch/$t" | tr '\n' ' ')"
 	zramfs_mount "$t-loop" "$disk_size" "$@"
 	dev=$("$build/zramfs" attach "$scratch/$t-loop")
-	on_exit "$build/zramfs" detach "$scratch/$t-loop"
+	on_exit until_ok 10 "$build/zramfs" detach "$scratch/$t-loop" # udevd may look at it just now
 	candidate "$t-loop" "$dev" "$(daemon_pids "$scratch/$t-loop" | tr '\n' ' ')"
 }
 

@@ -42,7 +42,7 @@ mixed() {
 # kill_each_second DIR
 kill_each_second() {
 	while sleep 1; do
-		kill -9 "$("$build/zramfs" status --json "$1" | jq '.[0].worker_pid')" || true
+		kill_worker "$1" || true # it may have died just now
 	done
 }
 

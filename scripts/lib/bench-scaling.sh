@@ -22,7 +22,7 @@ memory_of_mount() { awk -v name="$2" '$1 == name {print $2}' "$scratch/$1/sys/bl
 recovery() {
 	local dir=$scratch/$1 before
 	before=$(crash_of "$dir" generations)
-	kill -9 "$("$build/zramfs" status --json "$dir" | jq '.[0].worker_pid')"
+	kill_worker "$dir"
 	until_ok 60 newer "$dir" "$before" || die "no worker took over on $1"
 	calc "$(crash_of "$dir" last_recovery_us) / 1000"
 }

@@ -16,6 +16,7 @@ die() { warn "$*"; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
 # on_exit COMMAND…: run it when the script ends, however it ends, last one first.
+# A script that could not clean up has failed.
 deferred=()
 on_exit() { deferred+=("$(printf '%q ' "$@")"); }
 run_deferred() {
@@ -23,7 +24,7 @@ run_deferred() {
 	trap - EXIT
 	trap '' INT TERM HUP
 	for ((i = ${#deferred[@]} - 1; i >= 0; i--)); do
-		eval "${deferred[i]}" || warn "cleanup failed: ${deferred[i]}"
+		eval "${deferred[i]}" || { warn "cleanup failed: ${deferred[i]}"; ((code)) || code=1; }
 	done
 	exit "$code"
 }
@@ -33,6 +34,9 @@ arm() {
 	trap 'exit 143' TERM HUP
 }
 arm
+
+# What sudo has made here is of who called it, who could not build any more.
+if [[ $EUID -eq 0 && ${SUDO_UID:-0} -ne 0 ]]; then on_exit chown -hR "$SUDO_UID:${SUDO_GID:-}" "$build"; fi
 
 # scoped COMMAND…: what it defers is done when it ends, not when the script does.
 scoped() (

@@ -67,7 +67,7 @@ func TestBadLoop(t *testing.T) {
 // serves, and says so.
 func TestUnlocked(t *testing.T) {
 	need(t, "setpriv", "prlimit")
-	m := &mnt{t, filepath.Join(scratch(t), "mp")}
+	m := &mnt{t: t, point: filepath.Join(scratch(t), "mp")}
 	if err := os.Mkdir(m.point, 0o755); err != nil {
 		t.Fatal(err)
 	}

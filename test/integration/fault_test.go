@@ -21,7 +21,7 @@ func TestLateAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(t, binary, "mount", "--size", "16M", "--write-behind", "8", point)
-	m := &mnt{t, point}
+	m := &mnt{t: t, point: point}
 	t.Cleanup(m.end)
 	programs := working(m)
 	k := newKiller(m)
@@ -45,7 +45,7 @@ func TestNoHeir(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(t, binary, "mount", "--size", "8M", point)
-	m := &mnt{t, point}
+	m := &mnt{t: t, point: point, told: told{over: true}}
 	t.Cleanup(m.end)
 	disk, page := open(t, m.disk(0), os.O_RDWR|unix.O_DIRECT), aligned(t, pageSize)
 	writeAt(t, disk, 0, page)
@@ -100,7 +100,7 @@ func TestNoRoomForLogs(t *testing.T) {
 	if err := daemon.Start(); err != nil {
 		t.Fatal(err)
 	}
-	m := &mnt{t, point}
+	m := &mnt{t: t, point: point}
 	t.Cleanup(m.end)
 	await(t, "the mount", m.serving)
 	disk := open(t, m.disk(0), os.O_RDWR)

@@ -92,6 +92,7 @@ func refusal(t *testing.T, r result, code int, words ...string) {
 type mnt struct {
 	t     *testing.T
 	point string
+	told  told
 }
 
 // mount serves a disk in a scratch directory. When the test ends every device
@@ -106,15 +107,20 @@ func mountAt(t *testing.T, point string, flags ...string) *mnt {
 	if err := os.Mkdir(point, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		t.Fatal(err)
 	}
-	m := &mnt{t, point}
+	m := &mnt{t: t, point: point}
 	zramfs(t, append([]string{"mount", point}, flags...)...)
 	t.Cleanup(m.end)
 	return m
 }
 
-// end checks and unmounts. A test that ends the mount itself leaves nothing to do.
+// end checks and unmounts. A test that ends the mount itself leaves nothing to do;
+// if it did not, nobody may be missing.
 func (m *mnt) end() {
+	m.t.Helper()
 	if !m.serving() {
+		if !m.told.over {
+			m.t.Errorf("nobody serves %s any more", m.point)
+		}
 		return
 	}
 	m.check()
@@ -126,9 +132,12 @@ func (m *mnt) end() {
 	m.umount()
 }
 
+// umount unmounts. What crashed until then is seen.
 func (m *mnt) umount() {
 	m.t.Helper()
+	m.crashes()
 	zramfs(m.t, "umount", m.point)
+	m.told.over = true
 }
 
 // serving says whether a daemon answers here.
@@ -154,9 +163,10 @@ func (m *mnt) devices() (ids []int) {
 }
 
 // check compares everything derived with the slot tables, and asks whether a
-// page was ever found corrupt or changed while it was promised.
+// page was ever found corrupt or changed while it was promised, and who crashed.
 func (m *mnt) check() {
 	m.t.Helper()
+	m.crashes()
 	for _, id := range m.devices() {
 		name := fmt.Sprintf("zram%d/", id)
 		m.set(name+"zramfs/check", "1")

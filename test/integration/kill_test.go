@@ -121,6 +121,7 @@ func TestEndsInAnyPhase(t *testing.T) {
 			for _, delay := range ends[way] {
 				t.Run(who+"/"+way, func(t *testing.T) {
 					m := mount(t, "--size", "8M")
+					m.told.kills, m.told.over = true, true
 					standby(m)
 					keeper := int(m.stat("zramfs/daemon_stat", "keeper_pid"))
 					if err := unix.Kill(int(m.stat("zramfs/daemon_stat", who+"_pid")), unix.SIGKILL); err != nil {
@@ -195,7 +196,7 @@ func deadlyRequest(t *testing.T, mounted func(binary, point string)) {
 		t.Fatal(err)
 	}
 	mounted(binary, point)
-	m := &mnt{t, point}
+	m := &mnt{t: t, point: point, told: told{faults: 4, poisoned: 2}}
 	t.Cleanup(m.end)
 	disk := open(t, m.disk(0), os.O_RDWR|unix.O_DIRECT)
 	page := aligned(t, pageSize)
@@ -227,17 +228,20 @@ func deadlyRequest(t *testing.T, mounted func(binary, point string)) {
 func TestStopped(t *testing.T) {
 	need(t)
 	m := mount(t, "--size", "8M")
+	m.told.over = true
 	worker := int(m.stat("zramfs/daemon_stat", "worker_pid"))
 	if err := unix.Kill(worker, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	// A thread that takes a request before it stops keeps the command from ending.
+	await(t, "all its threads to stop", func() bool { return stopped(worker) })
 	refusal(t, command(zramfsBinary, "status", m.point), 1, "nobody answered on "+m.point)
 	other := mount(t, "--size", "8M") // which the stopped one does not hide
 	r := command(zramfsBinary, "status", "-n", "-o", "MOUNTPOINT", m.point, other.point)
 	if r.code != 1 || r.out != other.point+"\n" {
 		t.Errorf("status of this mount and another: %+v", r)
 	}
-	m.umount()
+	zramfs(t, "umount", m.point)
 	nothing(t, m.point)
 }
 
@@ -259,6 +263,16 @@ func TestStoppedKeeper(t *testing.T) {
 	}
 	m.umount()
 	nothing(t, m.point)
+}
+
+// stopped says whether no thread of a process can run.
+func stopped(pid int) bool {
+	stats, _ := filepath.Glob(proc(pid, "task/*/stat"))
+	return len(stats) > 0 && !slices.ContainsFunc(stats, func(file string) bool {
+		text, err := os.ReadFile(file)
+		_, state, _ := bytes.Cut(text, []byte(") ")) // after the name
+		return err != nil || !bytes.HasPrefix(state, []byte("T"))
+	})
 }
 
 // TestCrashTold: who looks beforehand is told what a crash would mean.

@@ -115,7 +115,7 @@ func TestBusy(t *testing.T) {
 		t.Errorf("the writer: %v: %s", err, writer.Stderr)
 	}
 	m.check()
-	// Nobody holds it now.
+	m.told.over = true // nobody holds it now
 	if err := unix.Kill(keeper, unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func TestSignalOutOfSight(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = daemon.Process.Kill() }) // a keeper that did not end
-			m := &mnt{t, point}
+			m := &mnt{t: t, point: point, told: told{over: true}}
 			t.Cleanup(m.end)
 			await(t, "the mount", m.serving)
 			loop := m.attach()
@@ -201,7 +201,7 @@ func TestHundredMounts(t *testing.T) {
 	page := corpus(t)[:pageSize]
 	for i := range 100 {
 		flags := []string{"--size", "1M", "--transport", transports[i/5%2]}
-		m := &mnt{t, filepath.Join(dir, "mp")}
+		m := &mnt{t: t, point: filepath.Join(dir, "mp")}
 		if err := os.MkdirAll(m.point, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -246,6 +246,7 @@ func TestKilled(t *testing.T) {
 		for _, who := range c.who {
 			t.Run(c.flags+"/"+strings.Join(who, "+"), func(t *testing.T) {
 				m := mount(t, "--size", "64M", c.flags, "--write-behind", "8")
+				m.told.over = true
 				if c.flags == "--transport=percpu" {
 					standby(m)
 				}

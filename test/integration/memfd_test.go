@@ -56,6 +56,7 @@ func TestMemfdStaysInMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Kill(keeper, unix.SIGCONT) }()
+	m.told.kills = true
 	if err := unix.Kill(worker, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}

@@ -74,7 +74,7 @@ func TestKernelScripts(t *testing.T) {
 				for _, s := range all {
 					t.Run(s.name, func(t *testing.T) {
 						t.Parallel()
-						s.mnt = &mnt{t, s.point}
+						s.mnt = &mnt{t: t, point: s.point}
 						part.do(s)
 					})
 				}

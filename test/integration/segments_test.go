@@ -140,6 +140,7 @@ func TestKeeperOfSegmentsKilled(t *testing.T) {
 	s := newSegments(t, "48M")
 	devices := s.on()
 	first := enabledBelow(t, devices)
+	s.told.kills = true
 	keeper := s.stat("zramfs/daemon_stat", "keeper_pid")
 	if err := unix.Kill(int(keeper), unix.SIGKILL); err != nil {
 		t.Fatal(err)

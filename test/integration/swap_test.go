@@ -70,7 +70,7 @@ func newSwap(t *testing.T, size string, flags []string) *swap {
 		_ = command(zramfsBinary, "swapoff", "--name", name)
 		nothing(t, point)
 	})
-	return &swap{mnt: &mnt{t, point}, name: name, size: size, flags: flags}
+	return &swap{mnt: &mnt{t: t, point: point}, name: name, size: size, flags: flags}
 }
 
 // on gives the devices, one a line.
@@ -92,6 +92,9 @@ func (s *swap) on() string {
 // off ends it, and nothing is left.
 func (s *swap) off(loop string) {
 	s.t.Helper()
+	if !s.told.over {
+		s.crashes()
+	}
 	zramfs(s.t, "swapoff", "--name", s.name)
 	if used := swapUsed(s.t, loop); used >= 0 {
 		s.t.Errorf("%s is still swap, with %d bytes", loop, used)

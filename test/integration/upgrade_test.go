@@ -147,6 +147,7 @@ func TestUpgradeEnds(t *testing.T) {
 		for _, delay := range long([][]time.Duration{{3, 60, 1100}, {20, 300}}[(i+i/2)%2], every) {
 			t.Run(what, func(t *testing.T) {
 				m := mount(t, "--size", "8M")
+				m.told.kills, m.told.over = true, true
 				standby(m)
 				keeperPID := int(m.stat("zramfs/daemon_stat", "keeper_pid"))
 				upgrade := exec.Command(zramfsBinary, "upgrade", m.point)

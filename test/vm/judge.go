@@ -19,7 +19,8 @@ const maxGrowth = 512
 // outcome is what a guest's lines say. Its JSON form is a cell's result.
 type outcome struct {
 	Passed bool     `json:"passed"`
-	Why    []string `json:"why,omitempty"` // what was not as it should be
+	Slow   bool     `json:"slow,omitempty"` // nothing but gaps was wrong, which a busy host can cause
+	Why    []string `json:"why,omitempty"`  // what was not as it should be
 
 	Seconds float64  `json:"seconds"`  // of the host, boot to end
 	Ready   float64  `json:"ready"`    // of the guest, boot to swap
@@ -67,6 +68,7 @@ type reader struct {
 	asked    int64             // statistics that were read
 	errors   bool              // swap is lost on purpose
 	victims  []string          // pids, of the OOM killer
+	lives    []*life           // of daemons, one after another
 	roles    map[string]string // of the daemon's processes, by pid
 	bare     map[string]int64
 }
@@ -106,6 +108,9 @@ func (r *reader) report(at time.Duration, text string) {
 		if f["code"] != "0" && f["what"] != "off" {
 			r.stages = append(r.stages, f["what"]+" failed with "+f["code"])
 		}
+		if f["what"] == "on" {
+			r.lives = append(r.lives, newLife())
+		}
 		if f["what"] == "on" && r.o.Ready == 0 {
 			r.o.Ready = milliseconds(f["up"]).Seconds()
 		}
@@ -116,12 +121,16 @@ func (r *reader) report(at time.Duration, text string) {
 	case "memory":
 		r.memory(f)
 	case "file":
-		if f["when"] == "armed" {
-			_, value, _ := strings.Cut(rest, " text=")
+		_, value, _ := strings.Cut(rest, " text=")
+		switch f["when"] {
+		case "armed":
 			r.o.VM[f["name"]] = strings.TrimRight(value, ";")
+		case "end":
+			r.now().files[f["name"]] = value
 		}
 	case "event":
 		r.o.Events = append(r.o.Events, f["what"]+":"+f["result"])
+		r.now().event(f)
 		r.upgraded = r.upgraded || f["what"] == "upgrade"
 	case "read":
 		r.o.Disk = append(r.o.Disk, readReading(f))
@@ -228,11 +237,27 @@ func judge(lines []line, how ending, s scenario) outcome {
 		}
 		r.o.Seconds = l.At.Seconds()
 	}
-	r.o.Why = r.verdict(how, s)
-	r.o.Passed = len(r.o.Why) == 0
+	gaps, wrong := r.gaps(s), r.verdict(how, s)
+	r.o.Why = append(gaps, wrong...)
+	r.o.Passed, r.o.Slow = len(r.o.Why) == 0, len(gaps) > 0 && len(wrong) == 0
 	return r.o
 }
 
+// gaps are those that were too long by the host's clock.
+func (r *reader) gaps(s scenario) (why []string) {
+	for _, gap := range []struct {
+		what    string
+		seconds float64
+		allowed time.Duration
+	}{{"reports", r.o.BeatGap, maxGap}, {"pulses", r.o.PulseGap, maxGap}, {"an eater's pages", r.o.EaterGap, maxGap + s.stall}} {
+		if gap.seconds > gap.allowed.Seconds() {
+			why = append(why, fmt.Sprintf("%.1f s between two of %s", gap.seconds, gap.what))
+		}
+	}
+	return why
+}
+
+// verdict is everything else that is not as it should be.
 func (r *reader) verdict(how ending, s scenario) []string {
 	var why []string
 	bad := func(format string, args ...any) { why = append(why, fmt.Sprintf(format, args...)) }
@@ -249,15 +274,6 @@ func (r *reader) verdict(how ending, s scenario) []string {
 	}
 	for _, text := range r.fatal {
 		bad("%s", text)
-	}
-	for _, gap := range []struct {
-		what    string
-		seconds float64
-		allowed time.Duration
-	}{{"reports", r.o.BeatGap, maxGap}, {"pulses", r.o.PulseGap, maxGap}, {"an eater's pages", r.o.EaterGap, maxGap + s.stall}} {
-		if gap.seconds > gap.allowed.Seconds() {
-			bad("%.1f s between two of %s", gap.seconds, gap.what)
-		}
 	}
 	if r.o.Wrong > 0 {
 		bad("%d wrong pages", r.o.Wrong)
@@ -293,6 +309,9 @@ func (r *reader) verdict(how ending, s scenario) []string {
 		}
 	}
 	why = append(why, judgeDisk(r.o.Disk, s)...)
+	if s.serves() {
+		why = append(why, r.crashes(len(s.disk) > 0)...)
+	}
 	if r.o.Off != 0 {
 		bad("swapoff: %d", r.o.Off)
 	}

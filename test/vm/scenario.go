@@ -26,6 +26,9 @@ type scenario struct {
 
 func (s scenario) mayEnd(end string) bool { return slices.Contains(strings.Split(s.ends, "|"), end) }
 
+// serves says whether a zramfs must still answer at the end.
+func (s scenario) serves() bool { return !s.errors && s.params["SWAP"] != "zram" }
+
 // scenarios is all there are. EAT, TURN and SHRINK are percent of the memory
 // that is available before there is swap. Where swap is lost on purpose, the
 // root is a ramfs: on a tmpfs the commands that clean up would be lost with it.

@@ -37,6 +37,8 @@ func good() []string {
 		"beat up=6000 pulse=8 pulse_worst=19 e0=1,28704,3588,0,0,0,23",
 		"event what=stop pid=161 result=0",
 		"eater index=0 phase=5 code=0 signal=0 pages=67545 touches=77285 verified=67545 wrong=0 worst=517",
+		"file when=end name=crash_stat text=generations 1;deaths 0;faults 0;upgrades 0;keepers 0;last_reason ;poisoned 0;standby yes;",
+		"file when=end name=io_stat text=       0        0        0        0;",
 		"process when=end role=worker pid=161 threads=17 flagged=17 oom=-1000 minflt=8850 majflt=0 swap=0 anon=2600 pss=36660",
 		"setup what=off code=0 ms=1263 up=51889", "cycle n=0 off=0", "end up=51899",
 	}
@@ -71,7 +73,7 @@ func TestJudge(t *testing.T) {
 		{"good", said(good()), endedItself, ""},
 		{"silent", said(good()), endedSilent, "did not end by itself"},
 		{"panic", said(good(), "[ 1.0] Kernel panic - not syncing: x"), endedItself, "Kernel panic"},
-		{"no last word", said(good()[:14]), endedItself, "without a word"},
+		{"no last word", said(good()[:16]), endedItself, "without a word"},
 		{"setup", said(replaced("on code=0", "on code=3")), endedItself, "on failed with 3"},
 		{"pulse", said(replaced("pulse=8", "pulse=11000")), endedItself, "11.0 s between two of pulses"},
 		{"eater stood", said(replaced("worst=517", "worst=10100")), endedItself, "10.1 s between two of an eater"},
@@ -89,6 +91,13 @@ func TestJudge(t *testing.T) {
 		{"score", said(replaced("oom=-1000", "oom=0")), endedItself, ""},
 		{"in swap", said(replaced("majflt=0 swap=0 anon=2600", "majflt=0 swap=12 anon=2600")), endedItself, "12 KiB of it are in swap"},
 		{"grown", said(replaced("swap=0 anon=2600", "swap=0 anon=3200")), endedItself, "608 KiB more of private memory"},
+		{"died", said(replaced("deaths 0", "deaths 1")), endedItself, "counts 1 deaths, and 0 were caused"},
+		{"crashed", said(replaced("faults 0", "faults 1")), endedItself, "counts 1 faults, and 0 were caused"},
+		{"poisoned", said(replaced("poisoned 0", "poisoned 1")), endedItself, "counts 1 poisoned"},
+		{"keeper died", said(replaced("keepers 0", "keepers 1")), endedItself, "counts 1 keepers"},
+		{"gone", said(replaced("when=end name=crash_stat", "when=off name=crash_stat")), endedItself, "nobody served at the end"},
+		{"not told", said(replaced("poisoned 0;", "")), endedItself, "does not tell of poisoned"},
+		{"failed write", said(replaced("text=       0        0", "text=       0        1")), endedItself, "failed reads or writes"},
 		{"major fault", said(replaced("majflt=0 swap=0 anon=2600", "majflt=3 swap=0 anon=2600")), endedItself, "3 major faults"},
 	} {
 		o := judge(c.lines, c.how, want)
@@ -109,6 +118,16 @@ func TestJudge(t *testing.T) {
 			t.Errorf("%s: %q, want %q", counts, o.Why, why)
 		}
 	}
+	// Who was killed has died, and no other.
+	for deaths, why := range map[string]string{"deaths 1;faults 0;upgrades 0;keepers 0": "", "deaths 2;faults 0;upgrades 0;keepers 0": "counts 2 deaths, and 1"} {
+		texts := replaced("what=stop", "what=kill role=worker signal=9")
+		for i := range texts {
+			texts[i] = strings.Replace(texts[i], "deaths 0;faults 0;upgrades 0;keepers 0", deaths, 1)
+		}
+		if o := judge(said(texts), endedItself, want); o.Passed != (why == "") || !strings.Contains(strings.Join(o.Why, ";"), why) {
+			t.Errorf("%s: %q, want %q", deaths, o.Why, why)
+		}
+	}
 	if o := judge(said(replaced("what=stop", "what=upgrade")), endedItself, want); !o.Passed {
 		t.Errorf("upgrade: %q", o.Why)
 	}
@@ -127,6 +146,37 @@ func TestJudgeGap(t *testing.T) {
 	o := judge(lines, endedItself, scenario{ends: "whole", events: 1})
 	if o.Passed || !strings.Contains(strings.Join(o.Why, ";"), "12.0 s between two of reports") {
 		t.Errorf("%q", o.Why)
+	}
+	if !o.Slow {
+		t.Error("a busy host may have caused it")
+	}
+}
+
+// Only where nothing but gaps was wrong may another run make it right.
+func TestVerdict(t *testing.T) {
+	want := scenario{ends: "whole", events: 1}
+	changed := func(pairs ...string) result {
+		var lines []line
+		for _, l := range said(good()) {
+			l.Text = strings.NewReplacer(pairs...).Replace(l.Text)
+			lines = append(lines, l)
+		}
+		return result{Outcome: judge(lines, endedItself, want)}
+	}
+	well, slow := changed(), changed("pulse=8", "pulse=11000")
+	wrong, both := changed("wrong=0", "wrong=1"), changed("wrong=0", "wrong=1", "pulse=8", "pulse=11000")
+	without := both
+	without.Cell.Without = "locked"
+	for _, c := range []struct {
+		all  []result
+		want int
+	}{
+		{nil, 0}, {[]result{well, without}, 0}, {[]result{slow, well}, exitSlow},
+		{[]result{wrong}, exitWrong}, {[]result{both}, exitWrong}, {[]result{slow, wrong, slow}, exitWrong},
+	} {
+		if got := verdict(c.all); got != c.want {
+			t.Errorf("exit code %d, want %d: %+v", got, c.want, c.all)
+		}
 	}
 }
 
