@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Sourced after common.sh: a Docker engine, and a base image where none can be pulled.
+# Sourced after common.sh: a Docker engine, a base image where none can be pulled,
+# and what a container leaves.
 # shellcheck disable=SC2154 # build, scratch: common.sh
 
 # docker_engine: use the engine that runs, or start one of our own that ends with this script.
@@ -64,4 +65,35 @@ base_image() {
 			RUN apt-get update && apt-get install -y --no-install-recommends ${test_tools//,/ }
 		END
 	fi
+}
+
+# loops: loop devices on a disk of a test, or on one whose mount is gone: other
+# programs may attach and swap meanwhile. The kernel's own /dev/zram0 is none.
+loops() {
+	local dev inode file
+	losetup -n -O NAME,BACK-INO,BACK-FILE | while read -r dev inode file; do
+		case ${file% (deleted)} in
+		*/zramfs-test-*/dev/zram[0-9]* | /run/zramfs/itest-*/dev/zram[0-9]*) echo "$dev" ;;
+		/dev/zram[0-9]*) [[ $(stat -c %i "${file% (deleted)}" 2>/dev/null) == "$inode" ]] || echo "$dev" ;;
+		esac
+	done
+}
+
+# is_swap DEVICE: a path in a container's /dev ends in the same name.
+is_swap() { awk -v name="${1##*/}" 'NR > 1 {n = split($1, part, "/"); if (part[n] == name) found = 1} END {exit !found}' /proc/swaps; }
+
+# leftovers: a container that was killed in the middle can leave swap on a loop
+# device. It is cleared away, and the tests have failed.
+leftovers() {
+	local dev code=0
+	while read -r dev; do
+		code=1
+		warn "$dev was left attached"
+		if is_swap "$dev"; then
+			warn "swap was left on $dev"
+			swapoff "$dev"
+		fi
+		losetup -d "$dev"
+	done < <(loops | sort | comm -13 "$scratch/loops" -)
+	return "$code"
 }

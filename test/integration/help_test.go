@@ -129,7 +129,8 @@ func (m *mnt) end() {
 			zramfs(m.t, "detach", m.point, "--device", strconv.Itoa(id))
 		}
 	}
-	m.umount()
+	zramfs(m.t, "umount", m.point)
+	m.told.over = true
 }
 
 // umount unmounts. What crashed until then is seen.

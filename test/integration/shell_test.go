@@ -54,3 +54,36 @@ func TestKillWorkerOfNobody(t *testing.T) {
 		}
 	}
 }
+
+// TestContainerLeftovers: what a container left is cleared away and makes the
+// script fail; what others attached meanwhile, and what was there before, is not
+// touched.
+func TestContainerLeftovers(t *testing.T) {
+	const fake = `scratch=$(mktemp -d); on_exit rm -rf "$scratch"
+		losetup() { if [[ $1 == -d ]]; then echo "detached $2"; else cat "$scratch/now"; fi; }
+		swapoff() { echo "swapped off $1"; }
+		is_swap() { [[ $1 == /dev/loop3 || $1 == /dev/loop5 ]]; }
+		echo "/dev/loop1 5 /tmp/zramfs-test-1/mp/dev/zram0" >"$scratch/now"
+		loops >"$scratch/loops"
+		printf '/dev/%s\n' "$@" >>"$scratch/now"
+		leftovers`
+	for _, c := range []struct {
+		attached []string
+		out      string
+		code     int
+	}{
+		{nil, "", 0},
+		{[]string{"loop2 5 /mnt/z/dev/zram0", "loop5 9 /var/swap", "loop6 9 /run/zramfs/swap/dev/zram0"}, "", 0},
+		{[]string{"loop3 5 /tmp/zramfs-test-2/mp/dev/zram0", "loop4 5 /dev/zram77 (deleted)", "loop5 9 /var/swap"},
+			"swapped off /dev/loop3\ndetached /dev/loop3\ndetached /dev/loop4\n", 1},
+		{[]string{"loop4 5 /run/zramfs/itest-77/dev/zram0"}, "detached /dev/loop4\n", 1},
+	} {
+		set := "set --"
+		for _, a := range c.attached {
+			set += " '" + a + "'"
+		}
+		if r := sourced(t, "common.sh docker.sh", set+"\n"+fake); r.code != c.code || r.out != c.out {
+			t.Errorf("%q: exit code %d, want %d, %q, want %q: %s", c.attached, r.code, c.code, r.out, c.out, r.err)
+		}
+	}
+}
