@@ -119,6 +119,7 @@ func TestUpgradeRefused(t *testing.T) {
 		t.Error("another worker serves")
 	}
 	// Those that show only later that they are not fit are replaced again.
+	m.told.kills = true // one dies when it is to serve
 	for fault, words := range map[string][]string{
 		"check": {"the one before serves again", "check"},
 		"die":   {"the one before serves again", "exit status 1"},
