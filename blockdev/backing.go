@@ -216,15 +216,22 @@ func (d *disk) freeBacked(w word) {
 
 // rebuildBacked counts a backed word, or settles one that was being replaced: the
 // element that its new content needs had come already, or the CRC is there still.
+// A word without its CRC is damaged, and counts nowhere.
 func (d *disk) rebuildBacked(slot uint64, w word) {
 	e := d.table.elementAt(slot)
-	if w.has(flagReplaced) {
+	_, ok := backedCRC(slot, w&^flagReplaced, e)
+	switch {
+	case ok && w.has(flagReplaced):
 		w &^= flagReplaced
-		if _, ok := backedCRC(slot, w, e); !ok {
-			d.table.store(slot, sameWord(slot, e))
-			return
-		}
 		d.table.store(slot, w)
+	case ok:
+	case w.has(flagReplaced):
+		d.table.store(slot, sameWord(slot, e))
+		return
+	default:
+		d.table.store(slot, lostWord)
+		d.lanes[0].corrupt.Add(1)
+		return
 	}
 	if d.back != nil && d.back.blocks.fits(w) {
 		d.back.blocks.name(w)
