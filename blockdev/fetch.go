@@ -85,8 +85,12 @@ func (d *disk) elsewhere(slot uint64, w word) error {
 }
 
 // parkAway parks a request whose next page is on the backing device. The caller
-// does not touch it again.
+// does not touch it again, but with another error than errPark. The device may
+// take for ever, so what must not wait is refused.
 func (d *disk) parkAway(r *Request) error {
+	if r.Last && r.Op != OpRead {
+		return ErrNoSpace
+	}
 	d.countParked(r)
 	b := d.back
 	pages := min((r.Len-r.done+PageSize-1)/PageSize, fetchers) // before it is another's
