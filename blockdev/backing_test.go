@@ -156,6 +156,28 @@ func TestWritebackErrors(t *testing.T) {
 	}
 }
 
+// A device that the next worker could not adopt is opened when its path is stored
+// again.
+func TestBackingDevThatWasNotAdopted(t *testing.T) {
+	m := newMemBacking(8)
+	cfg := testConfig(t)
+	cfg.Backing = backings{"dev": m}
+	d := newDevice(t, 0, cfg)
+	set(t, d, "backing_dev=dev")
+	m.opened = false
+	d.mu.Lock()
+	d.backing = nil
+	d.adoptBacking()
+	d.mu.Unlock()
+	if d.HasBacking() || show(t, d, "backing_dev") != "dev\n" {
+		t.Fatal("the device was adopted")
+	}
+	set(t, d, "backing_dev=dev", "backing_dev=dev")
+	if !d.HasBacking() || !m.opened {
+		t.Error("storing the path again opens nothing")
+	}
+}
+
 // page_index and page_indexes take what they name, several in one write.
 func TestWritebackOfPages(t *testing.T) {
 	d, _ := backedDevice(t, 64, 64)
