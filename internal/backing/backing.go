@@ -275,9 +275,8 @@ func (f *File) Release() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if f.Discard(0, f.size) == nil {
-			_ = unix.Flock(int(f.file.Fd()), unix.LOCK_UN) // it ends with the last descriptor, too
-		}
+		_ = f.Discard(0, f.size)                       // a file system may not be able to
+		_ = unix.Flock(int(f.file.Fd()), unix.LOCK_UN) // it ends with the last descriptor, too
 	}()
 	select {
 	case <-done:
