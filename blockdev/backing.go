@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -169,18 +170,18 @@ func (d *disk) startBacking() {
 	if d.back.kept.populated.Load() != 0 {
 		// Who takes over serves before that is done, as with the reserve: there may be
 		// no memory until it does. What the words name it has touched already.
-		d.wg.Go(func() { _ = d.back.blocks.populate() })
+		d.wg.Go(func() { _ = d.back.blocks.populate(d.ending) })
 	}
 }
 
 // populateBacking commits what the disk needs of the backing device before it
 // becomes swap, here and in the next worker: 0.03 % of the device's size.
-func (d *disk) populateBacking() error {
+func (d *disk) populateBacking(ctx context.Context) error {
 	if d.back == nil {
 		return nil
 	}
 	d.back.kept.populated.Store(1)
-	return d.back.blocks.populate()
+	return d.back.blocks.populate(ctx)
 }
 
 // closeBacking leaves the device alone: a call that still waits for it finds

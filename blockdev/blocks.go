@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"context"
 	"fmt"
 	"math/bits"
 	"sync/atomic"
@@ -50,9 +51,9 @@ func newBlocks(n uint64) (*blocks, error) {
 }
 
 // populate commits the table, so that no use of it faults: it is used while
-// the disk may not become quiet, and by readers of requests.
-func (b *blocks) populate() error {
-	if err := b.mem.Populate(0, b.mem.Size()); err != nil {
+// the disk may not become quiet, and by readers of requests. It ends with ctx.
+func (b *blocks) populate(ctx context.Context) error {
+	if err := inSteps(ctx, b.mem.Size(), b.mem.Populate); err != nil {
 		return fmt.Errorf("populate the table of %d blocks of the backing device: %w", b.n, err)
 	}
 	return nil

@@ -208,7 +208,7 @@ func (d *disk) stopped() bool {
 
 // compactSome moves objects together until so many pages are free.
 func (d *disk) compactSome(ctx context.Context, want int64) int64 {
-	return d.compactUntil(func(freed int64) bool { return freed >= want || ctx.Err() != nil || d.stopped() })
+	return d.compactUntil(ctx, func(freed int64) bool { return freed >= want || d.stopped() })
 }
 
 // coldAges are how long, in seconds, a page must have been left alone to be

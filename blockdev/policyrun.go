@@ -141,7 +141,7 @@ func (d *disk) policyStep() {
 // policyDo does what was decided.
 func (d *disk) policyDo(now int64, todo policy.Decision) (o policy.Outcome) {
 	if todo.Action == policy.Compact {
-		freed, err := d.compact()
+		freed, err := d.compact(d.ending)
 		return policy.Outcome{Tried: todo.Max, Done: freed, Bytes: freed * PageSize, Failed: err}
 	}
 	before := now + 1 - int64(todo.Age)

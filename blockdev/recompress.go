@@ -101,7 +101,7 @@ func (p *recompressor) visit(slot uint64, w word) (more bool) {
 			return p.o.maxPages == 0 || p.result.attempts < p.o.maxPages
 		case p.err == errLimit && !compacted && p.full == 0:
 			compacted = true
-			if _, p.err = d.compact(); p.err == nil {
+			if _, p.err = d.compact(d.ending); p.err == nil {
 				continue
 			}
 		case p.err == errLimit:
