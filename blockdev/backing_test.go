@@ -294,12 +294,19 @@ func TestBackingErrors(t *testing.T) {
 	}
 	wantPages(t, d, pages)
 	m.set(func() { m.read, m.write = func(int64) error { return errors.New("device error") }, nil })
+	unread := int64(0)
 	for slot, w := range d.disk.Load().table.each {
+		if w.state() == backed {
+			unread++
+		}
 		if w.state() != backed {
 			wantPage(t, d, slot, pages[slot])
 		} else if _, err := d.ReadAt(make([]byte, 100), int64(slot)*PageSize); !errors.Is(err, ErrBacking) {
 			t.Errorf("slot %d: %v", slot, err)
 		}
+	}
+	if n := d.Backing().ReadErrors; n != unread {
+		t.Errorf("%d reads failed, %d are counted", unread, n)
 	}
 	m.set(func() { m.read = nil })
 	wantPages(t, d, pages)
@@ -313,7 +320,7 @@ func TestBackingErrors(t *testing.T) {
 			}
 		}
 	})
-	if _, err := d.ReadAt(make([]byte, 100), int64(damaged)*PageSize); !errors.Is(err, ErrCorrupt) || d.Backing().Damaged == 0 {
+	if _, err := d.ReadAt(make([]byte, 100), int64(damaged)*PageSize); !errors.Is(err, ErrCorrupt) || d.Backing().Damaged != 1 {
 		t.Errorf("a damaged page: %v", err)
 	}
 	write(t, d, pages[damaged], int64(damaged)*PageSize)
