@@ -208,7 +208,7 @@ func (d *disk) policyPass(ctx context.Context, a policy.Action, sel selector, mo
 		}
 		var r writebackResult
 		r, err = d.writebackPass(ctx, writebackOptions{selectors: all, maxPages: most})
-		o = policy.Outcome{Tried: r.pages, Done: r.pages, Bytes: r.freed, Blocks: r.blocks}
+		o = policy.Outcome{Tried: max(r.pages, r.blocks), Done: r.pages, Bytes: r.freed, Blocks: r.blocks}
 	}
 	return o, err
 }

@@ -90,6 +90,32 @@ func TestBudgetOfStalledWrite(t *testing.T) {
 	}
 }
 
+// A page that changes while it is written was written all the same: no more blocks
+// are than were asked for.
+func TestWritebackOfChangingPages(t *testing.T) {
+	for _, packed := range []string{"0", "1"} {
+		d, m := backedDevice(t, 64, 64, "writeback_batch_size=4", "compressed_writeback="+packed)
+		pages := make([][]byte, 64)
+		m.set(func() {
+			m.write = func(int64) error {
+				for slot := range pages {
+					write(t, d, pages[slot], int64(slot)*PageSize)
+				}
+				return nil
+			}
+		})
+		for slot := range pages {
+			pages[slot] = incompressible()
+			write(t, d, pages[slot], int64(slot)*PageSize)
+		}
+		r, err := d.disk.Load().writebackPass(t.Context(), writebackOptions{selectors: []selector{{}}, maxPages: 10})
+		if err != nil || r.pages != 0 || r.blocks == 0 || r.blocks > 10 {
+			t.Errorf("%d pages are there and %d blocks were written, want 10 at most: %v", r.pages, r.blocks, err)
+		}
+		wantPages(t, d, pages)
+	}
+}
+
 // A device that answers nothing holds up nobody but who wants a page that is on
 // it: pages in RAM are read and written, pages on it are overwritten and
 // discarded, the disk is checked, compacted and told about. When the device

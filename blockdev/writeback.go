@@ -16,7 +16,7 @@ const (
 // writebackOptions say what a pass writes back.
 type writebackOptions struct {
 	selectors []selector // one after the other
-	maxPages  int64      // 0: no bound
+	maxPages  int64      // and blocks; 0: no bound
 }
 
 // writebackResult is what a pass did.
@@ -86,8 +86,11 @@ type writeback struct {
 	stop    error // why there is no more to be written
 }
 
+// enough says that as many pages are on their way as are wanted. A page that changed
+// while it was written is not there, and was written all the same, so that blocks
+// count as well.
 func (p *writeback) enough() bool {
-	return p.options.maxPages != 0 && p.res.pages+p.pending >= p.options.maxPages
+	return p.options.maxPages != 0 && max(p.res.pages, p.res.blocks)+p.pending >= p.options.maxPages
 }
 
 // visit takes a marked page into the batch, and says whether the next may come.
