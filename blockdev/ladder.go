@@ -185,15 +185,35 @@ func (d *disk) tryRung(ctx context.Context, r rungNumber, want int64) (freed int
 	s.freed.Add(freed)
 	s.nanos.Add(int64(took))
 	d.upkeep.poke()
-	if d.account.waiters.Load() > 0 {
-		took /= 4
-	}
-	d.ladder.nap.Reset(took)
-	select {
-	case <-d.stop:
-	case <-d.ladder.nap.C:
-	}
+	d.napLadder(took)
 	return freed
+}
+
+// napLadder rests, a quarter as long while somebody waits for the ladder, and no
+// longer when somebody begins to.
+func (d *disk) napLadder(rest time.Duration) {
+	l := &d.ladder
+	wake := l.wake
+	if d.account.waiters.Load() > 0 {
+		rest /= 4
+		wake = nil // it is heard when the climb ends
+	}
+	l.nap.Reset(rest)
+	for {
+		select {
+		case <-d.stop:
+			return
+		case <-l.nap.C:
+			return
+		case <-wake:
+			l.poke() // it is for who climbs, too
+			if d.account.waiters.Load() > 0 {
+				return
+			}
+			wake = nil
+			l.nap.Reset(rest / 4) // he may not be counted yet
+		}
+	}
 }
 
 // stopped says whether the disk's goroutines are to end.
@@ -303,9 +323,16 @@ func (d *disk) before(age uint32) uint32 {
 	return now - age
 }
 
-// hold keeps room under the limit for the writes that wait for it.
+// hold keeps room under the limit for the writes that wait for it: for as many as
+// there are when it returns, whoever else begins or ends to wait meanwhile.
 func (d *disk) hold() {
-	d.account.held.Store(ladderHeld * min(d.account.waiters.Load(), ladderHeldWrites))
+	for {
+		n := d.account.waiters.Load()
+		d.account.held.Store(ladderHeld * min(n, ladderHeldWrites))
+		if d.account.waiters.Load() == n {
+			return
+		}
+	}
 }
 
 // lendHeld lets others than those who wait have the room that is kept for
