@@ -117,7 +117,11 @@ func Adopt(file *os.File) (*File, error) {
 			return nil, fmt.Errorf("backing: size of %s: %w", file.Name(), err)
 		}
 		f.size = int64(size)
-		if n, err := unix.IoctlGetInt(fd, unix.BLKSSZGET); err != nil || n > BlockSize {
+		n, err := unix.IoctlGetInt(fd, unix.BLKSSZGET)
+		if err != nil {
+			return nil, fmt.Errorf("backing: sector size of %s: %w", file.Name(), err)
+		}
+		if n > BlockSize {
 			return nil, fmt.Errorf("%s has sectors of %d bytes, need %d or fewer: %w", file.Name(), n, BlockSize, ErrSize)
 		}
 	}
