@@ -210,8 +210,8 @@ func storeBackingDev(d *Device, value string) error {
 		return fmt.Errorf("backing_dev: this process opens no backing devices: %w", ErrInvalid)
 	}
 	s := d.next
-	if path == s.backing.path && create == 0 {
-		return nil
+	if path == s.backing.path && create == 0 && (path == "" || d.backing != nil) {
+		return nil // else it is a setting whose device could not be adopted
 	}
 	if s.backing.path = ""; d.backing != nil || path == "" {
 		if err := d.publish(s, false); err != nil {

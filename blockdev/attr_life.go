@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -50,7 +51,7 @@ func lifeAttributes() []Attribute {
 		{
 			Dir: DirZramfs, Name: "populate", Mode: 0o200,
 			Help: "1 commits the tables of the whole disk, so that no write faults one: before the disk becomes swap",
-			Store: func(d *Device, value string) error {
+			StoreSlow: func(ctx context.Context, d *Device, value string) error {
 				if trim(value) != "1" {
 					return fmt.Errorf("populate %q: need 1: %w", trim(value), ErrInvalid)
 				}
@@ -59,7 +60,7 @@ func lifeAttributes() []Attribute {
 					return err
 				}
 				defer k.letGo()
-				return k.populate()
+				return k.populate(ctx)
 			},
 		},
 		{

@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"strconv"
@@ -40,13 +41,13 @@ func memoryAttributes() []Attribute {
 		{
 			Dir: DirBlock, Name: "compact", Mode: 0o200,
 			Help: "anything moves objects together and returns the pages that become empty",
-			Store: func(d *Device, _ string) error {
+			StoreSlow: func(ctx context.Context, d *Device, _ string) error {
 				k, err := d.disked("compact")
 				if err != nil {
 					return err
 				}
 				defer k.letGo()
-				freed, err := k.compact()
+				freed, err := k.compact(ctx)
 				if err != nil {
 					return fmt.Errorf("compact: %d pages returned, then: %w", freed, err)
 				}
@@ -59,28 +60,28 @@ func memoryAttributes() []Attribute {
 // roundLimit makes a limit whole pages.
 func roundLimit(n int64) int64 { return roundUp(min(n, math.MaxInt64-PageSize), PageSize) }
 
-// compact moves objects together while I/O runs.
-func (d *disk) compact() (freed int64, err error) {
-	freed = d.compactUntil(func(int64) bool { return false })
+// compact moves objects together while I/O runs. The error is ctx's.
+func (d *disk) compact(ctx context.Context) (freed int64, err error) {
+	freed = d.compactUntil(ctx, func(int64) bool { return false })
 	d.upkeep.poke() // pages may have become waste
-	return freed, nil
+	return freed, ctx.Err()
 }
 
-// compactUntil is compact that ends early once enough says so of the pages freed
-// so far. While the gate is shut it rests: who wants the disk quiet keeps everybody
-// waiting, and cannot wait for the end of a long compaction.
-func (d *disk) compactUntil(enough func(freed int64) bool) (freed int64) {
+// compactUntil is compact that ends early once ctx does, or enough says so of the
+// pages freed so far. While the gate is shut it rests: who wants the disk quiet
+// keeps everybody waiting, and cannot wait for the end of a long compaction.
+func (d *disk) compactUntil(ctx context.Context, enough func(freed int64) bool) (freed int64) {
 	for again := true; again; {
 		again = false
 		d.quiet.RLock()
 		freed += d.pool.CompactUntil(d, func(more int64) bool {
 			again = again || d.gate.closed.Load()
-			return again || enough(freed+more)
+			return again || ctx.Err() != nil || enough(freed+more)
 		})
 		d.quiet.RUnlock()
 		for again && d.gate.closed.Load() {
 			time.Sleep(firstPause)
-			again = d.ending.Err() == nil
+			again = ctx.Err() == nil && d.ending.Err() == nil
 		}
 	}
 	d.kept.compacted.Add(freed)

@@ -25,8 +25,8 @@ func recompressAttributes() []Attribute {
 		},
 		{
 			Dir: DirBlock, Name: "idle", Mode: 0o200,
-			Help:  "all marks every page that is compressed as idle; a number those not used for so many seconds, and no others",
-			Store: storeIdle,
+			Help:      "all marks every page that is compressed as idle; a number those not used for so many seconds, and no others",
+			StoreSlow: storeIdle,
 		},
 		{
 			Dir: DirZramfs, Name: "recompress_stat", Mode: 0o444,

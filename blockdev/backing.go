@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -169,18 +170,18 @@ func (d *disk) startBacking() {
 	if d.back.kept.populated.Load() != 0 {
 		// Who takes over serves before that is done, as with the reserve: there may be
 		// no memory until it does. What the words name it has touched already.
-		d.wg.Go(func() { _ = d.back.blocks.populate() })
+		d.wg.Go(func() { _ = d.back.blocks.populate(d.ending) })
 	}
 }
 
 // populateBacking commits what the disk needs of the backing device before it
 // becomes swap, here and in the next worker: 0.03 % of the device's size.
-func (d *disk) populateBacking() error {
+func (d *disk) populateBacking(ctx context.Context) error {
 	if d.back == nil {
 		return nil
 	}
 	d.back.kept.populated.Store(1)
-	return d.back.blocks.populate()
+	return d.back.blocks.populate(ctx)
 }
 
 // closeBacking leaves the device alone: a call that still waits for it finds
@@ -216,15 +217,22 @@ func (d *disk) freeBacked(w word) {
 
 // rebuildBacked counts a backed word, or settles one that was being replaced: the
 // element that its new content needs had come already, or the CRC is there still.
+// A word without its CRC is damaged, and counts nowhere.
 func (d *disk) rebuildBacked(slot uint64, w word) {
 	e := d.table.elementAt(slot)
-	if w.has(flagReplaced) {
+	_, ok := backedCRC(slot, w&^flagReplaced, e)
+	switch {
+	case ok && w.has(flagReplaced):
 		w &^= flagReplaced
-		if _, ok := backedCRC(slot, w, e); !ok {
-			d.table.store(slot, sameWord(slot, e))
-			return
-		}
 		d.table.store(slot, w)
+	case ok:
+	case w.has(flagReplaced):
+		d.table.store(slot, sameWord(slot, e))
+		return
+	default:
+		d.table.store(slot, lostWord)
+		d.lanes[0].corrupt.Add(1)
+		return
 	}
 	if d.back != nil && d.back.blocks.fits(w) {
 		d.back.blocks.name(w)

@@ -14,17 +14,7 @@ import (
 func pageOf(t *testing.T, d *disk, slot uint64) []byte {
 	t.Helper()
 	page := make([]byte, PageSize)
-	err := d.readPage(0, slot, 0, page)
-	if err == errAway {
-		var f fetcher
-		f.init(0, d.back.key)
-		var w word
-		if w, err = d.fetchPage(&f, slot); err == nil {
-			d.back.blocks.letGo(w)
-			return f.page
-		}
-	}
-	if err != nil {
+	if err := d.readAnywhere(slot, page); err != nil {
 		t.Fatalf("slot %d: %v", slot, err)
 	}
 	return page

@@ -2,6 +2,7 @@ package blockdev
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -197,6 +198,38 @@ func eventually(tb testing.TB, what string, f func() bool) {
 	for end := time.Now().Add(2 * time.Minute); !f(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			tb.Fatalf("%s does not happen", what)
+		}
+	}
+}
+
+// readAnywhere reads a slot's page on a disk without goroutines, wherever it is.
+func (d *disk) readAnywhere(slot uint64, page []byte) error {
+	err := d.readPage(0, slot, 0, page)
+	if err != errAway {
+		return err
+	}
+	var f fetcher
+	f.init(0, d.back.key)
+	w, err := d.fetchPage(&f, slot)
+	if w != 0 {
+		d.back.blocks.letGo(w)
+	}
+	copy(page, f.page)
+	return err
+}
+
+// withBacking makes options of a disk that has a backing device.
+func withBacking(o options, m *memBacking) options {
+	o.backing, o.backSettings = m, backSettings{packed: true, batch: 4}
+	return o
+}
+
+// writeBack writes every sixth slot back, on a disk without goroutines.
+func (d *disk) writeBack(tb testing.TB) {
+	tb.Helper()
+	for slot := uint64(1); slot < d.table.slots(); slot += 6 {
+		if _, err := d.writebackPass(context.Background(), writebackOptions{selectors: []selector{{lo: slot, hi: slot + 1}}}); err != nil {
+			tb.Fatal(err)
 		}
 	}
 }

@@ -156,6 +156,28 @@ func TestWritebackErrors(t *testing.T) {
 	}
 }
 
+// A device that the next worker could not adopt is opened when its path is stored
+// again.
+func TestBackingDevThatWasNotAdopted(t *testing.T) {
+	m := newMemBacking(8)
+	cfg := testConfig(t)
+	cfg.Backing = backings{"dev": m}
+	d := newDevice(t, 0, cfg)
+	set(t, d, "backing_dev=dev")
+	m.opened = false
+	d.mu.Lock()
+	d.backing = nil
+	d.adoptBacking()
+	d.mu.Unlock()
+	if d.HasBacking() || show(t, d, "backing_dev") != "dev\n" {
+		t.Fatal("the device was adopted")
+	}
+	set(t, d, "backing_dev=dev", "backing_dev=dev")
+	if !d.HasBacking() || !m.opened {
+		t.Error("storing the path again opens nothing")
+	}
+}
+
 // page_index and page_indexes take what they name, several in one write.
 func TestWritebackOfPages(t *testing.T) {
 	d, _ := backedDevice(t, 64, 64)
@@ -272,12 +294,19 @@ func TestBackingErrors(t *testing.T) {
 	}
 	wantPages(t, d, pages)
 	m.set(func() { m.read, m.write = func(int64) error { return errors.New("device error") }, nil })
+	unread := int64(0)
 	for slot, w := range d.disk.Load().table.each {
+		if w.state() == backed {
+			unread++
+		}
 		if w.state() != backed {
 			wantPage(t, d, slot, pages[slot])
 		} else if _, err := d.ReadAt(make([]byte, 100), int64(slot)*PageSize); !errors.Is(err, ErrBacking) {
 			t.Errorf("slot %d: %v", slot, err)
 		}
+	}
+	if n := d.Backing().ReadErrors; n != unread {
+		t.Errorf("%d reads failed, %d are counted", unread, n)
 	}
 	m.set(func() { m.read = nil })
 	wantPages(t, d, pages)
@@ -291,7 +320,7 @@ func TestBackingErrors(t *testing.T) {
 			}
 		}
 	})
-	if _, err := d.ReadAt(make([]byte, 100), int64(damaged)*PageSize); !errors.Is(err, ErrCorrupt) || d.Backing().Damaged == 0 {
+	if _, err := d.ReadAt(make([]byte, 100), int64(damaged)*PageSize); !errors.Is(err, ErrCorrupt) || d.Backing().Damaged != 1 {
 		t.Errorf("a damaged page: %v", err)
 	}
 	write(t, d, pages[damaged], int64(damaged)*PageSize)

@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"context"
 	"fmt"
 	"math/bits"
 	"sync/atomic"
@@ -50,9 +51,9 @@ func newBlocks(n uint64) (*blocks, error) {
 }
 
 // populate commits the table, so that no use of it faults: it is used while
-// the disk may not become quiet, and by readers of requests.
-func (b *blocks) populate() error {
-	if err := b.mem.Populate(0, b.mem.Size()); err != nil {
+// the disk may not become quiet, and by readers of requests. It ends with ctx.
+func (b *blocks) populate(ctx context.Context) error {
+	if err := inSteps(ctx, b.mem.Size(), b.mem.Populate); err != nil {
 		return fmt.Errorf("populate the table of %d blocks of the backing device: %w", b.n, err)
 	}
 	return nil
@@ -88,11 +89,24 @@ func (b *blocks) add(block uint64) {
 
 // drop counts one user less. The last one leaves the block free, and loose if
 // it may hold something: a bit that comes too late, when the block is another's
-// already, costs a discard once that one has left it.
+// already, costs a discard once that one has left it. A block without users is
+// left as it is: who drops it had a word that was damaged, its checks right by
+// chance.
 func (b *blocks) drop(block uint64, loose bool) {
-	shift := block % 4 * 8
-	if now := atomic.AddUint32(&b.counts[block/4], ^uint32(0)<<shift); now>>shift&0xff != 0 {
-		return
+	at, shift := &b.counts[block/4], block%4*8
+	for {
+		was := atomic.LoadUint32(at)
+		users := was >> shift & 0xff
+		if users == 0 {
+			return
+		}
+		if !atomic.CompareAndSwapUint32(at, was, was-1<<shift) {
+			continue
+		}
+		if users > 1 {
+			return
+		}
+		break
 	}
 	b.used.Add(-1)
 	if !loose {

@@ -78,7 +78,7 @@ func (d *disk) do(o operation) error {
 	}}
 	switch o.kind {
 	case 'c':
-		_, err := d.compact()
+		_, err := d.compact(context.Background())
 		return err
 	case 'i':
 		_, err := d.markIdle(context.Background(), 0)

@@ -292,12 +292,30 @@ func (d *disk) close() {
 }
 
 // populate commits the tables of the disk as large as it is now, so that no
-// write faults a page of them: what a disk needs before it becomes swap.
-func (d *disk) populate() error {
+// write faults a page of them: what a disk needs before it becomes swap. It ends
+// with ctx.
+func (d *disk) populate(ctx context.Context) error {
 	for _, s := range d.layout.tables(0, d.table.slots()) {
-		if err := d.region.Populate(s.off, s.n); err != nil {
+		if err := inSteps(ctx, s.n, func(off, n int64) error { return d.region.Populate(s.off+off, n) }); err != nil {
 			return fmt.Errorf("populate tables: %w", err)
 		}
 	}
-	return d.populateBacking()
+	return d.populateBacking(ctx)
+}
+
+// populateStep is how many bytes are populated before somebody looks whether that
+// is still wanted.
+const populateStep = 16 << 20
+
+// inSteps calls populate for n bytes in pieces until ctx ends.
+func inSteps(ctx context.Context, n int64, populate func(off, n int64) error) error {
+	for off := int64(0); off < n; off += populateStep {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := populate(off, min(populateStep, n-off)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

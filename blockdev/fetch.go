@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -85,8 +86,12 @@ func (d *disk) elsewhere(slot uint64, w word) error {
 }
 
 // parkAway parks a request whose next page is on the backing device. The caller
-// does not touch it again.
+// does not touch it again, but with another error than errPark. The device may
+// take for ever, so what must not wait is refused.
 func (d *disk) parkAway(r *Request) error {
+	if r.Last && r.Op != OpRead {
+		return ErrNoSpace
+	}
 	d.countParked(r)
 	b := d.back
 	pages := min((r.Len-r.done+PageSize-1)/PageSize, fetchers) // before it is another's
@@ -155,6 +160,12 @@ func (d *disk) fetch(f *fetcher, slot uint64) bool {
 		return false
 	}
 	defer d.back.inside.leave(0)
+	switch { // what a second try has not cured
+	case errors.Is(err, ErrBacking):
+		d.back.kept.readErrors.Add(1)
+	case w != 0 && errors.Is(err, ErrCorrupt):
+		d.back.kept.damaged.Add(1)
+	}
 	promote := w != 0 && err == nil && d.fillAhead(f, slot, w)
 	for r := d.back.away.takeSlot(slot); r != nil; {
 		next := r.next
@@ -217,7 +228,6 @@ func (d *disk) readBacked(f *fetcher, slot uint64, w word, element uint64) error
 	}
 	defer b.inside.leave(0)
 	if err != nil {
-		b.kept.readErrors.Add(1)
 		return fmt.Errorf("slot %d: read from the backing device: %w: %w", slot, ErrBacking, err)
 	}
 	b.kept.reads.Add(int64(end - first))
@@ -225,7 +235,6 @@ func (d *disk) readBacked(f *fetcher, slot uint64, w word, element uint64) error
 	f.bytes = raw[w.place()*awayUnit%PageSize:][:w.size()]
 	crc, ok := backedCRC(slot, w, element)
 	if !ok || crc != d.crcOf(slot, w, f.bytes) {
-		b.kept.damaged.Add(1)
 		return fmt.Errorf("slot %d: what the backing device gave is not what was written: %w", slot, ErrCorrupt)
 	}
 	if w.size() == PageSize {

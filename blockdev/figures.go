@@ -55,7 +55,7 @@ func (d *Device) Compact() (freed int64, err error) {
 		return 0, err
 	}
 	defer k.letGo()
-	return k.compact()
+	return k.compact(k.ending)
 }
 
 // Populate commits the tables for n bytes of the disk from off, and that of the
@@ -77,5 +77,5 @@ func (d *Device) Populate(off, n int64) error {
 			return fmt.Errorf("populate tables: %w", err)
 		}
 	}
-	return k.populateBacking()
+	return k.populateBacking(k.ending)
 }

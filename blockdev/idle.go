@@ -9,7 +9,7 @@ import (
 
 // storeIdle marks pages as idle: all, or those whose last access is some seconds
 // ago. A read or a write of a page takes its mark.
-func storeIdle(d *Device, value string) error {
+func storeIdle(ctx context.Context, d *Device, value string) error {
 	age, all := uint64(0), trim(value) == "all"
 	if !all {
 		var err error
@@ -23,14 +23,14 @@ func storeIdle(d *Device, value string) error {
 	}
 	defer k.letGo()
 	if all {
-		_, err = k.markIdle(k.ending, 0)
+		_, err = k.markIdle(ctx, 0)
 		return err
 	}
 	if now := uint64(bootSeconds()); age < now {
-		_, err = k.markIdle(k.ending, uint32(now-age))
+		_, err = k.markIdle(ctx, uint32(now-age))
 		return err
 	}
-	_, err = k.markIdle(k.ending, 1) // nothing is as old as that
+	_, err = k.markIdle(ctx, 1) // nothing is as old as that
 	return err
 }
 

@@ -185,15 +185,35 @@ func (d *disk) tryRung(ctx context.Context, r rungNumber, want int64) (freed int
 	s.freed.Add(freed)
 	s.nanos.Add(int64(took))
 	d.upkeep.poke()
-	if d.account.waiters.Load() > 0 {
-		took /= 4
-	}
-	d.ladder.nap.Reset(took)
-	select {
-	case <-d.stop:
-	case <-d.ladder.nap.C:
-	}
+	d.napLadder(took)
 	return freed
+}
+
+// napLadder rests, a quarter as long while somebody waits for the ladder, and no
+// longer when somebody begins to.
+func (d *disk) napLadder(rest time.Duration) {
+	l := &d.ladder
+	wake := l.wake
+	if d.account.waiters.Load() > 0 {
+		rest /= 4
+		wake = nil // it is heard when the climb ends
+	}
+	l.nap.Reset(rest)
+	for {
+		select {
+		case <-d.stop:
+			return
+		case <-l.nap.C:
+			return
+		case <-wake:
+			l.poke() // it is for who climbs, too
+			if d.account.waiters.Load() > 0 {
+				return
+			}
+			wake = nil
+			l.nap.Reset(rest / 4) // he may not be counted yet
+		}
+	}
 }
 
 // stopped says whether the disk's goroutines are to end.
@@ -208,7 +228,7 @@ func (d *disk) stopped() bool {
 
 // compactSome moves objects together until so many pages are free.
 func (d *disk) compactSome(ctx context.Context, want int64) int64 {
-	return d.compactUntil(func(freed int64) bool { return freed >= want || ctx.Err() != nil || d.stopped() })
+	return d.compactUntil(ctx, func(freed int64) bool { return freed >= want || d.stopped() })
 }
 
 // coldAges are how long, in seconds, a page must have been left alone to be
@@ -301,48 +321,4 @@ func (d *disk) before(age uint32) uint32 {
 		return 1
 	}
 	return now - age
-}
-
-// hold keeps room under the limit for the writes that wait for it.
-func (d *disk) hold() {
-	d.account.held.Store(ladderHeld * min(d.account.waiters.Load(), ladderHeldWrites))
-}
-
-// lendHeld lets others than those who wait have the room that is kept for
-// them, until the function that it gives is called: a waiting write whose turn it
-// is, or a rung that needs a little room to make much of it.
-func (d *disk) lendHeld() (back func()) {
-	d.account.held.Store(0)
-	return d.hold
-}
-
-// limited notes whether a request waits for room under the limit.
-func (d *disk) limited(r *Request, on bool) {
-	switch {
-	case on && !r.limited:
-		d.account.waiters.Add(1)
-		if r.since.IsZero() {
-			d.ladder.stat.waits.Add(1)
-			r.since = time.Now()
-		}
-	case !on && r.limited:
-		d.account.waiters.Add(-1)
-	}
-	r.limited = on
-	d.hold()
-}
-
-// endWait counts how long a request waited for room under the limit, if it did.
-func (d *disk) endWait(r *Request) {
-	if !r.since.IsZero() {
-		d.ladder.stat.waited.Add(int64(time.Since(r.since)))
-	}
-}
-
-// refuse counts that a write gets no room, and gives its answer.
-func (d *disk) refuse(err error) error {
-	if err == errLimit {
-		d.ladder.stat.refused.Add(1)
-	}
-	return ErrNoSpace
 }

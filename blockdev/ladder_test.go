@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/zramfs/zramfs/pool"
@@ -101,6 +102,49 @@ func fragmented(tb testing.TB, d *Device, slots uint64) map[uint64][]byte {
 }
 
 func used(d *Device) int64 { return d.disk.Load().account.used.Load() }
+
+// The ladder's rest between two pieces ends when somebody begins to wait for it, and
+// nothing is kept when nobody does any more.
+func TestLadderWakes(t *testing.T) { synctest.Test(t, ladderWakes) }
+
+func ladderWakes(t *testing.T) {
+	src := newSource(t)
+	d, err := createDisk(src, "zram0", quietOptions(t, 8*PageSize, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { src.Drop("zram0", d.region) }()
+	defer forget(t, d)
+	woke := make(chan struct{})
+	go func() {
+		d.napLadder(time.Hour)
+		close(woke)
+	}()
+	synctest.Wait() // until it naps
+	began := time.Now()
+	var requests [4]Request
+	d.limited(&requests[0], true)
+	d.ladder.poke()
+	if <-woke; !time.Now().Equal(began) {
+		t.Errorf("it slept for %v", time.Since(began))
+	}
+	var all sync.WaitGroup
+	for i := range requests {
+		all.Go(func() {
+			for range 1000 {
+				d.limited(&requests[i], true)
+				d.limited(&requests[i], false)
+			}
+		})
+	}
+	all.Wait()
+	if n := d.account.held.Load(); n != 0 {
+		t.Errorf("%d pages are kept for nobody", n)
+	}
+	if err := d.check(); err != nil {
+		t.Error(err)
+	}
+}
 
 // A limit that is lowered below what is stored is climbed down to by itself, a
 // piece at a time; what is stored stays, and can be read all the while.

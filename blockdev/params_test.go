@@ -55,6 +55,9 @@ func TestFramesOfOlderProgram(t *testing.T) {
 	for i := range uint64(200) {
 		wantPage(t, d, i, stamped(t, 1900+i%100))
 	}
+	if err := d.Check(); err != nil {
+		t.Fatal(err)
+	}
 	if err := d.Reset(); err != nil {
 		t.Fatal(err)
 	}

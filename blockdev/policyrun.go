@@ -141,7 +141,7 @@ func (d *disk) policyStep() {
 // policyDo does what was decided.
 func (d *disk) policyDo(now int64, todo policy.Decision) (o policy.Outcome) {
 	if todo.Action == policy.Compact {
-		freed, err := d.compact()
+		freed, err := d.compact(d.ending)
 		return policy.Outcome{Tried: todo.Max, Done: freed, Bytes: freed * PageSize, Failed: err}
 	}
 	before := now + 1 - int64(todo.Age)
@@ -208,7 +208,7 @@ func (d *disk) policyPass(ctx context.Context, a policy.Action, sel selector, mo
 		}
 		var r writebackResult
 		r, err = d.writebackPass(ctx, writebackOptions{selectors: all, maxPages: most})
-		o = policy.Outcome{Tried: r.pages, Done: r.pages, Bytes: r.freed, Blocks: r.blocks}
+		o = policy.Outcome{Tried: max(r.pages, r.blocks), Done: r.pages, Bytes: r.freed, Blocks: r.blocks}
 	}
 	return o, err
 }

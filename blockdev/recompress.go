@@ -44,6 +44,7 @@ const ppFull = 64
 // recompressor is one pass.
 type recompressor struct {
 	d      *disk
+	ctx    context.Context
 	o      recompressOptions
 	params uint8 // number of what it compresses with
 	top    bool  // nothing compresses better: what it cannot make smaller is given up
@@ -79,6 +80,7 @@ func (d *disk) recompressPass(ctx context.Context, o recompressOptions) (recompr
 		return p.result, err
 	}
 	defer end()
+	p.ctx = ctx
 	sel := o.selector
 	sel.minSize = max(sel.minSize, o.threshold)
 	sel.below, sel.tries = p.o.priority, true
@@ -101,7 +103,11 @@ func (p *recompressor) visit(slot uint64, w word) (more bool) {
 			return p.o.maxPages == 0 || p.result.attempts < p.o.maxPages
 		case p.err == errLimit && !compacted && p.full == 0:
 			compacted = true
-			if _, p.err = d.compact(); p.err == nil {
+			// So much that the next pages find room as well, and no more: it takes long.
+			over := max(0, d.account.used.Load()-d.account.limit.Load())
+			d.compactSome(p.ctx, over+ladderPiece)
+			d.upkeep.poke() // pages may have become waste
+			if p.err = p.ctx.Err(); p.err == nil {
 				continue
 			}
 		case p.err == errLimit:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -556,5 +557,33 @@ func TestSettingsTooLong(t *testing.T) {
 		if _, err := parseSettings(text); !errors.Is(err, want) {
 			t.Errorf("%q: %v, want %v", text, err, want)
 		}
+	}
+}
+
+// A pass that finds no room under the limit moves as much together as it needs, not
+// all there is.
+func TestRecompressCompactsSome(t *testing.T) {
+	const slots = 16384
+	d := newDevice(t, 0, testConfig(t))
+	set(t, d, "recomp_algorithm=algo=zstd priority=1", "limit_policy=wait=0s", "disksize="+strconv.Itoa(slots*PageSize))
+	left := fragmented(t, d, slots)
+	write(t, d, stamped(t, 3), PageSize)
+	k := d.disk.Load()
+	const over = 64
+	set(t, d, fmt.Sprintf("mem_limit=%d", (used(d)-over)*PageSize))
+	if _, err := k.recompressPass(t.Context(), recompressOptions{selector: selector{lo: 1, hi: 2}}); err != nil {
+		t.Error(err)
+	}
+	if n := k.kept.compacted.Load(); n < over || n > over+2*ladderPiece {
+		t.Errorf("%d pages were compacted, want what is needed, %d and a few more", n, over)
+	}
+	if more, err := d.Compact(); err != nil || more < ladderPiece {
+		t.Errorf("%d pages are left to compact: %v", more, err)
+	}
+	if n := k.kept.pp.recompressed.Load(); n != 1 {
+		t.Errorf("%d pages are recompressed", n)
+	}
+	for slot, page := range left {
+		wantPage(t, d, slot, page)
 	}
 }

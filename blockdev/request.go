@@ -27,7 +27,8 @@ type Request struct {
 	Len    int64  // bytes to discard or zero; else len(Data) counts
 	Data   []byte // payload of a write, or where a read goes
 	// Last says that whoever submits could take no other request while this one
-	// waits: it is not parked where the wait may be long, but gets ErrNoSpace.
+	// waits: it is not parked where the wait may be long, but gets ErrNoSpace. A read
+	// is, since there is no other way to its page.
 	Last bool
 
 	// Done answers a request that Submit parked: called once, from another

@@ -49,6 +49,73 @@ func askAway(t *testing.T, d *Device) (requests []*Request, answered chan *Reque
 	return requests, answered
 }
 
+// What a pass has left to a device that stalls may be written yet, and stays charged
+// to the budget, unless the device says that it has failed.
+func TestBudgetOfStalledWrite(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		d, m := backedDevice(t, 64, 64, "writeback_limit=50", "writeback_limit_enable=1", "writeback_batch_size=8")
+		pages := fillPages(t, d, 64)
+		stall := make(chan struct{})
+		m.set(func() {
+			m.stall = stall
+			if fails {
+				m.write = func(int64) error { return errors.New("no") }
+			}
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() {
+			_, err := d.disk.Load().writebackPass(ctx, writebackOptions{selectors: []selector{{}}})
+			ended <- err
+		}()
+		eventually(t, "that the pass waits for the device", func() bool { return m.stalled.Load() > 0 })
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("the pass that was interrupted: %v", err)
+		}
+		if got := show(t, d, "writeback_limit"); got != "42\n" {
+			t.Errorf("50 may be written, 8 are under way, and %q are left", got)
+		}
+		m.set(func() { m.stall = nil })
+		close(stall)
+		eventually(t, "that no block is held", func() bool { return d.Backing().Used == 0 })
+		want, s := "42\n", d.Backing()
+		if fails {
+			want = "50\n"
+		}
+		if got := show(t, d, "writeback_limit"); got != want || fails != (s.Writes == 0) || fails != (s.WriteErrors == 1) {
+			t.Errorf("fails %v: %q are left, want %q; %+v", fails, got, want, s)
+		}
+		wantPages(t, d, pages)
+	}
+}
+
+// A page that changes while it is written was written all the same: no more blocks
+// are than were asked for.
+func TestWritebackOfChangingPages(t *testing.T) {
+	for _, packed := range []string{"0", "1"} {
+		d, m := backedDevice(t, 64, 64, "writeback_batch_size=4", "compressed_writeback="+packed)
+		pages := make([][]byte, 64)
+		m.set(func() {
+			m.write = func(int64) error {
+				for slot := range pages {
+					write(t, d, pages[slot], int64(slot)*PageSize)
+				}
+				return nil
+			}
+		})
+		for slot := range pages {
+			pages[slot] = incompressible()
+			write(t, d, pages[slot], int64(slot)*PageSize)
+		}
+		r, err := d.disk.Load().writebackPass(t.Context(), writebackOptions{selectors: []selector{{}}, maxPages: 10})
+		if err != nil || r.pages != 0 || r.blocks == 0 || r.blocks > 10 {
+			t.Errorf("%d pages are there and %d blocks were written, want 10 at most: %v", r.pages, r.blocks, err)
+		}
+		wantPages(t, d, pages)
+	}
+}
+
 // A device that answers nothing holds up nobody but who wants a page that is on
 // it: pages in RAM are read and written, pages on it are overwritten and
 // discarded, the disk is checked, compacted and told about. When the device

@@ -62,17 +62,19 @@ func (d *disk) verifySome(slot uint64) (next uint64) {
 }
 
 // walkSome visits so many pages that hold something, from a slot on, each under
-// its slot's lock and with the word it has then, and says where it stopped. It
-// keeps a check that wants the disk quiet waiting no longer than that takes.
+// its slot's lock and with the word it has then, and says where it stopped: no
+// further than scanStep slots on, of which none may hold anything. It keeps a check
+// that wants the disk quiet, and all I/O with it, waiting no longer than that takes.
 func (d *disk) walkSome(slot uint64, most int, visit func(slot uint64, w word)) (next uint64) {
 	d.quiet.RLock()
 	defer d.quiet.RUnlock()
 	held := 0
-	for slot = d.table.nextPresent(slot); slot < d.table.slots(); slot++ {
+	slot = d.table.nextPresent(slot)
+	for first := slot; slot < d.table.slots(); slot++ {
 		if slot%slotsPerTablePage == 0 && !d.table.present(slot) {
 			return slot
 		}
-		if held == most {
+		if held == most || slot-first == scanStep {
 			return slot
 		}
 		w := d.table.load(slot)

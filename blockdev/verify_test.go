@@ -6,6 +6,29 @@ import (
 	"time"
 )
 
+// A walk over slots that were used once and are empty now goes in steps: a check
+// that wants the disk quiet has shut the gate before it waits for one.
+func TestWalkOfEmptySlotsGoesInSteps(t *testing.T) {
+	const size = 4 << 30
+	d := newDevice(t, size, testConfig(t))
+	k := d.disk.Load()
+	for slot := uint64(0); slot < size/PageSize; slot += slotsPerTablePage {
+		k.table.ensure(slot)
+	}
+	write(t, d, stamped(t, 1), size-PageSize)
+	steps, visited := uint64(0), []uint64(nil)
+	for next := uint64(0); next < k.table.slots(); steps++ {
+		was := next
+		next = k.walkSome(next, verifyStep, func(slot uint64, _ word) { visited = append(visited, slot) })
+		if next-was > scanStep {
+			t.Fatalf("a step went from slot %d to %d", was, next)
+		}
+	}
+	if len(visited) != 1 || visited[0] != size/PageSize-1 || steps != size/PageSize/scanStep {
+		t.Errorf("visited %v in %d steps", visited, steps)
+	}
+}
+
 // After a recovery every page is verified, while I/O goes on: damage is found
 // before anybody reads it. A reset does not wait for the end.
 func TestVerifyAfterRecovery(t *testing.T) {

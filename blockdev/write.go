@@ -211,6 +211,12 @@ func (d *disk) trusted(slot uint64, w word) word {
 			return lostWord
 		}
 	}
+	if w.state() == backed {
+		// Blocks do not know whose they are, as objects do: the element tells.
+		if _, ok := backedCRC(slot, w, d.table.elementAt(slot)); !ok {
+			return lostWord
+		}
+	}
 	return w
 }
 

@@ -16,7 +16,7 @@ const (
 // writebackOptions say what a pass writes back.
 type writebackOptions struct {
 	selectors []selector // one after the other
-	maxPages  int64      // 0: no bound
+	maxPages  int64      // and blocks; 0: no bound
 }
 
 // writebackResult is what a pass did.
@@ -86,8 +86,11 @@ type writeback struct {
 	stop    error // why there is no more to be written
 }
 
+// enough says that as many pages are on their way as are wanted. A page that changed
+// while it was written is not there, and was written all the same, so that blocks
+// count as well.
 func (p *writeback) enough() bool {
-	return p.options.maxPages != 0 && p.res.pages+p.pending >= p.options.maxPages
+	return p.options.maxPages != 0 && max(p.res.pages, p.res.blocks)+p.pending >= p.options.maxPages
 }
 
 // visit takes a marked page into the batch, and says whether the next may come.
@@ -183,13 +186,18 @@ func (p *writeback) allowed(n int) int {
 // refund gives back what was charged for n blocks that were not written, unless
 // there is another budget by now.
 func (p *writeback) refund(n int) {
-	back := p.d.back
-	b := &back.batch
-	back.budget.Lock()
-	defer back.budget.Unlock()
-	if n = min(n, b.charged); n > 0 && b.change == back.change {
-		back.kept.budget.Add(int64(n))
-		b.charged -= n
+	b := &p.d.back.batch
+	n = min(n, b.charged)
+	b.charged -= n
+	p.d.back.giveBack(n, b.change)
+}
+
+// giveBack gives n blocks back to the budget that they were charged to.
+func (b *backing) giveBack(n int, change uint64) {
+	b.budget.Lock()
+	defer b.budget.Unlock()
+	if n > 0 && change == b.change {
+		b.kept.budget.Add(int64(n))
 	}
 }
 
@@ -219,7 +227,9 @@ func (p *writeback) flush() {
 		}
 	} else {
 		p.failed = err
-		p.refund(used)
+		if b.buf != nil { // else the device may write them yet
+			p.refund(used)
+		}
 		for i := range b.records {
 			d.unmark(b.records[i].slot, b.records[i].was)
 		}
@@ -230,7 +240,7 @@ func (p *writeback) flush() {
 }
 
 // write waits for the device, or for the end of the pass: then whoever waits on
-// for the device gives the blocks back.
+// for the device gives the blocks back, and what they were charged if it fails.
 func (p *writeback) write(buf []byte, first uint64) error {
 	if err := p.ctx.Err(); err != nil {
 		return err
@@ -250,13 +260,32 @@ func (p *writeback) write(buf []byte, first uint64) error {
 		}
 		return nil
 	case <-p.ctx.Done():
-		d.back.batch.buf = nil
+		b := &d.back.batch
+		b.buf = nil
+		charged, change := b.charged, b.change
 		go func() {
-			<-done
+			err := <-done
+			d.wroteLate(err, len(buf)/PageSize, charged, change)
 			d.unclaim(first, len(buf)/PageSize, true)
 		}()
 		return p.ctx.Err()
 	}
+}
+
+// wroteLate counts n blocks that a pass did not wait for, of which some were charged
+// to a budget.
+func (d *disk) wroteLate(err error, n, charged int, change uint64) {
+	b := d.back
+	if !b.inside.enter(0) {
+		return
+	}
+	defer b.inside.leave(0)
+	if err == nil {
+		b.kept.writes.Add(int64(n))
+		return
+	}
+	b.kept.writeErrors.Add(1)
+	b.giveBack(charged, change)
 }
 
 // publish makes a page's word name the device, if nothing has happened to the

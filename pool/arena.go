@@ -94,9 +94,8 @@ func (a *arena) take(n uint32) (page uint32, wake bool, err error) {
 	defer a.unlock()
 	i := a.fits[n].first()
 	if i < 0 {
-		if err = a.missing(n); err != nil {
-			return 0, err == ErrNoRoom, err
-		}
+		err = a.missing(n)
+		return 0, err == ErrNoRoom, err
 	}
 	c := &a.chunks[i]
 	free := c.free()

@@ -99,7 +99,7 @@ func groups(w uint64) uint64 {
 // spread makes a mark in the lowest bit of a byte fill the byte.
 func spread(marks uint64) uint64 { return marks * 0xff }
 
-// span is the map of n bits from bit i.
+// setSpan sets n bits from bit i.
 func (m *pageMap) setSpan(i, n uint32) {
 	for ; n > 0; i, n = i+1, n-1 {
 		m[i/64] |= 1 << (i % 64)

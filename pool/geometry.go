@@ -84,9 +84,6 @@ func zspagePages(size, chain int) int {
 	return length
 }
 
-// Chain is the longest zspage in pages.
-func (g *Geometry) Chain() int { return g.chain }
-
 // HugeSize is the length in bytes from which a page is stored raw: the
 // shortest that does not fit, with its header, below the class of huge pages.
 func (g *Geometry) HugeSize() int {

@@ -66,14 +66,6 @@ func (f *Frames) Next(stream int) (Frame, bool) {
 	return fr, true
 }
 
-// Queued is the number of frames that wait for a stream.
-func (f *Frames) Queued(stream int) int {
-	q := &f.queues[stream]
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.n
-}
-
 // Wake is signalled when a stream's queue has work.
 func (f *Frames) Wake(stream int) <-chan struct{} { return f.queues[stream].wake }
 

@@ -117,7 +117,11 @@ func Adopt(file *os.File) (*File, error) {
 			return nil, fmt.Errorf("backing: size of %s: %w", file.Name(), err)
 		}
 		f.size = int64(size)
-		if n, err := unix.IoctlGetInt(fd, unix.BLKSSZGET); err != nil || n > BlockSize {
+		n, err := unix.IoctlGetInt(fd, unix.BLKSSZGET)
+		if err != nil {
+			return nil, fmt.Errorf("backing: sector size of %s: %w", file.Name(), err)
+		}
+		if n > BlockSize {
 			return nil, fmt.Errorf("%s has sectors of %d bytes, need %d or fewer: %w", file.Name(), n, BlockSize, ErrSize)
 		}
 	}
@@ -275,9 +279,8 @@ func (f *File) Release() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if f.Discard(0, f.size) == nil {
-			_ = unix.Flock(int(f.file.Fd()), unix.LOCK_UN) // it ends with the last descriptor, too
-		}
+		_ = f.Discard(0, f.size)                       // a file system may not be able to
+		_ = unix.Flock(int(f.file.Fd()), unix.LOCK_UN) // it ends with the last descriptor, too
 	}()
 	select {
 	case <-done:

@@ -191,3 +191,29 @@ func TestLoopOverTheMount(t *testing.T) {
 		t.Errorf("opened: %v", err)
 	}
 }
+
+// A file that was released is another's to use, though the descriptor is open still
+// and what it takes could not be given back.
+func TestReleaseWithoutDiscard(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, noise(4*BlockSize), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(path) // of which nothing can be discarded
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := Adopt(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.claim(path, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path, Options{}); !errors.Is(err, ErrBusy) {
+		t.Fatalf("opened by two: %v", err)
+	}
+	f.Release()
+	open(t, path, Options{})
+}
