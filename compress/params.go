@@ -58,15 +58,9 @@ func (p Params) normal() (Params, error) {
 	return p, nil
 }
 
-// Validate says whether a Set would take p. The error wraps ErrUnknown,
-// ErrTooLong or ErrInvalid. A dictionary is not looked into.
-func (p Params) Validate() error {
-	_, err := p.normal()
-	return err
-}
-
 // Probe says whether a codec can be made with p, its dictionary included. It costs
-// what a stream of the codec costs, for a moment. The error is as Validate's.
+// what a stream of the codec costs, for a moment. The error wraps ErrUnknown,
+// ErrTooLong or ErrInvalid.
 func (p Params) Probe() error {
 	f, err := find(p.Codec)
 	if err == nil {
