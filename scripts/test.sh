@@ -18,6 +18,22 @@ tests() {
 		END { if (failed != "") print "\nfailed:" failed }'
 }
 
+# honest: three minutes of exchanging pages, after which memory must be as before.
+# Time is all that it takes, so it goes beside what takes the CPUs.
+honest() {
+	ZRAMFS_HONEST_MINUTES=3 nice -n 15 go test -v -count=1 -timeout 15m -run 'MemoryHonest' ./test/integration >"$build/honest.log" 2>&1 &
+	honest=$!
+	on_exit tail --pid="$honest" -f /dev/null # it cleans up by itself
+}
+
+honest_end() {
+	step "memory, after three minutes of exchanging pages"
+	local code=0
+	wait "$honest" || code=$?
+	grep -v '^=== ' "$build/honest.log"
+	return "$code"
+}
+
 # What a container changes: rights, devices, cgroups, its own /proc and /run. The
 # rest is the same programs on the same kernel as below; ZRAMFS_LONG=1 runs it all.
 in_container=(-run '^Test(BackingSurvives|Bad.*|Busy|Copy|CrashTold|Errno.*|FileSystems|Guards.*|KeeperKilled|KernelScripts|Killed|Ladder|MemLimit|MemoryComesBack|Modes|Null.*|PlainUser|Resize.*|RingRefused|RingSurviveFile|SaveRestore|SegmentsFollowTheData|Status|SurviveLoop|Swap|SwapOffOrphans|TwoDevices|Unlocked|Upgrade|WorkerKilled|Zramctl)$')
@@ -29,7 +45,9 @@ test_packages || warn "tests that need these will say so."
 step "go vet"
 go vet ./...
 tests "unit" "${units[@]}"
+[[ $EUID -ne 0 ]] || honest
 tests "race detector" -race -short "${units[@]}"
+[[ -z ${honest:-} ]] || honest_end
 tests "crash points" -tags crashpoints -run Crash ./pool ./blockdev ./internal/fuseconn ./internal/fusefs ./internal/keeper
 tests "order of locks, audited promises" -tags invariants -short ./blockdev ./compress ./internal/invariants ./pool ./stable
 step "guests whose only swap is zramfs"
