@@ -14,7 +14,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -162,16 +161,16 @@ func (f *File) notOver(path, mount string) error {
 	return avoid(strings.TrimSpace(string(b)), mount)
 }
 
-// avoid refuses a path below dir.
+// avoid refuses a path that leads below dir.
 func avoid(path, dir string) error {
 	if dir == "" {
 		return nil
 	}
-	abs, err := filepath.Abs(path)
+	within, err := Within(path, dir)
 	if err != nil {
 		return fmt.Errorf("backing: %w", err)
 	}
-	if strings.HasPrefix(abs+"/", strings.TrimSuffix(dir, "/")+"/") {
+	if within {
 		return fmt.Errorf("%s: %w: name a device that does not", path, ErrRecursive)
 	}
 	return nil

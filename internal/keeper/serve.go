@@ -230,7 +230,7 @@ func (w *worker) deviceConfig() (blockdev.Config, error) {
 		LimitWait:   c.Patience,
 		Extra:       w.extraAttributes(),
 
-		ReadDictionary: readDictionary,
+		ReadDictionary: w.readDictionary,
 		Memory:         w.appendProcesses,
 	}
 	if w.header.region != nil {

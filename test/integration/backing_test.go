@@ -140,8 +140,13 @@ func TestBackingRefused(t *testing.T) {
 	}
 	m := mountAt(t, point, "--size", "64M", "--backing", file)
 	m.set("reset", "1")
+	link := filepath.Join(scratch(t), "link") // into the mount: who opened it would wait for itself
+	if err := os.Symlink(filepath.Join(point, "dev/zram0"), link); err != nil {
+		t.Fatal(err)
+	}
+	wantErrno(t, "dict="+link, os.WriteFile(m.block("algorithm_params"), []byte("dict="+link), 0), syscall.EINVAL)
 	for value, want := range map[string]syscall.Errno{
-		"/dev/null": syscall.ENOTBLK, point + "/dev/zram0": syscall.EINVAL, "relative": syscall.EINVAL,
+		"/dev/null": syscall.ENOTBLK, point + "/dev/zram0": syscall.EINVAL, link: syscall.EINVAL, "relative": syscall.EINVAL,
 		file + ".none": syscall.ENOENT, filepath.Dir(file): syscall.ENOTBLK,
 	} {
 		wantErrno(t, "backing_dev "+value, os.WriteFile(m.block("backing_dev"), []byte(value), 0), want)
