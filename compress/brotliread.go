@@ -70,7 +70,7 @@ func (z *brotliReader) page(dst *[PageSize]byte, src []byte) bool {
 			dst[n] = byte(b)
 		}
 		if n == PageSize { // the copy of the last command is not made
-			return r.at-int(r.n/8) == len(src) && r.b&(1<<(r.n&7)-1) == 0
+			return r.padded()
 		}
 		distance := int(last[0])
 		if s >= brotliImplicit {
@@ -81,17 +81,8 @@ func (z *brotliReader) page(dst *[PageSize]byte, src []byte) bool {
 		if distance > n || length > PageSize-n {
 			return false
 		}
-		if distance >= length {
-			copy(dst[n:n+length], dst[n-distance:])
-			n += length
-		} else {
-			for ; length > 0; length-- {
-				dst[n] = dst[n-distance]
-				n++
-			}
-		}
-		if n == PageSize {
-			return r.at-int(r.n/8) == len(src) && r.b&(1<<(r.n&7)-1) == 0
+		if n = repeat(dst, n, distance, length); n == PageSize {
+			return r.padded()
 		}
 	}
 }

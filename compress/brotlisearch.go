@@ -3,7 +3,6 @@ package compress
 import (
 	"encoding/binary"
 	"math"
-	"math/bits"
 	"slices"
 )
 
@@ -159,6 +158,16 @@ func (z *brotliWriter) take(j, p, length, code, distance int, until uint32) {
 	*n = brotliNode{cost: c, last: last, from: uint16(j), length: uint16(length), code: uint16(code), distance: uint16(distance)}
 }
 
+// takeAll notes copies of all lengths from least on, of a long one only the whole.
+func (z *brotliWriter) takeAll(j, p, least, length, code, distance int, until uint32) {
+	if length >= brotliWhole {
+		least = length
+	}
+	for l := least; l <= length; l++ {
+		z.take(j, p, l, code, distance, until)
+	}
+}
+
 // repeats tries copies at p from distances that lie near the last ones of the start.
 func (z *brotliWriter) repeats(page *[PageSize]byte, p, j int) int {
 	if j != z.near.of {
@@ -178,17 +187,11 @@ func (z *brotliWriter) repeats(page *[PageSize]byte, p, j int) int {
 		if d > p || binary.LittleEndian.Uint16(page[p-d:]) != two {
 			continue
 		}
-		length := matchLength(page, p, p-d)
+		length := matchEnd(page, p-d, p, PageSize) - p
 		if length <= reached {
 			continue
 		}
-		l := reached + 1
-		if length >= brotliWhole {
-			l = length
-		}
-		for ; l <= length; l++ {
-			z.take(j, p, l, code, d, until)
-		}
+		z.takeAll(j, p, reached+1, length, code, d, until)
 		reached = length
 	}
 	return reached
@@ -202,16 +205,10 @@ func (z *brotliWriter) matches(page *[PageSize]byte, p, j int) int {
 	tries := brotliTries
 	for q := z.enter(page, p); q >= 0 && tries > 0; tries-- {
 		if p+longest < PageSize && page[q+longest] == page[p+longest] {
-			if length := matchLength(page, p, q); length > longest {
+			if length := matchEnd(page, q, p, PageSize) - p; length > longest {
 				d := p - q
 				code, _, _ := farCode(d)
-				l := longest + 1
-				if length >= brotliWhole {
-					l = length
-				}
-				for ; l <= length; l++ {
-					z.take(j, p, l, code, d, until)
-				}
+				z.takeAll(j, p, longest+1, length, code, d, until)
 				longest = length
 			}
 		}
@@ -227,18 +224,4 @@ func (z *brotliWriter) enter(page *[PageSize]byte, p int) int {
 	z.chain[p] = q
 	z.head[h] = uint16(p + 1)
 	return int(q) - 1
-}
-
-func matchLength(page *[PageSize]byte, p, q int) int {
-	n := 0
-	for p+n+8 <= PageSize {
-		if x := binary.LittleEndian.Uint64(page[p+n:]) ^ binary.LittleEndian.Uint64(page[q+n:]); x != 0 {
-			return n + bits.TrailingZeros64(x)>>3
-		}
-		n += 8
-	}
-	for p+n < PageSize && page[p+n] == page[q+n] {
-		n++
-	}
-	return n
 }

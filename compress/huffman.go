@@ -116,3 +116,23 @@ func (r *bitReader) take(k uint) uint64 {
 	r.n -= k
 	return v
 }
+
+// left is how many whole bytes were not taken.
+func (r *bitReader) left() int { return len(r.in) - r.at + int(r.n/8) }
+
+// padded says whether what was not taken are the zeros that fill the last byte.
+func (r *bitReader) padded() bool { return r.left() == 0 && r.b&(1<<(r.n&7)-1) == 0 }
+
+// repeat copies length bytes from distance bytes before n to n, which may be among
+// them, and gives the place after them. All lie in dst.
+func repeat(dst *[PageSize]byte, n, distance, length int) int {
+	if distance >= length {
+		copy(dst[n:n+length], dst[n-distance:])
+		return n + length
+	}
+	for ; length > 0; length-- {
+		dst[n] = dst[n-distance]
+		n++
+	}
+	return n
+}

@@ -56,7 +56,7 @@ func (z *inflater) page(dst *[PageSize]byte, src []byte) bool {
 			return false
 		}
 	}
-	return n == PageSize && r.at-int(r.n/8) == len(src)
+	return n == PageSize && r.left() == 0
 }
 
 // storedBlock copies a block of type 0, bytes as they are.
@@ -117,15 +117,7 @@ func inflateBlock(dst *[PageSize]byte, n int, r *bitReader, literals, distances 
 		if d < 0 || r.torn || distance > n || length > PageSize-n {
 			return n, false
 		}
-		if distance >= length {
-			copy(dst[n:n+length], dst[n-distance:])
-			n += length
-			continue
-		}
-		for ; length > 0; length-- {
-			dst[n] = dst[n-distance]
-			n++
-		}
+		n = repeat(dst, n, distance, length)
 	}
 }
 

@@ -106,9 +106,9 @@ func (e *lz4Encoder) encode(dst *[outSize]byte, p *[PageSize]byte, acceleration 
 		// end is where it ends.
 		var end int
 		if x := load64(p, at+4) ^ load64(p, from+4); x == 0 {
-			end = lz4Extend(p, from+lz4Long, at+lz4Long)
+			end = matchEnd(p, from+lz4Long, at+lz4Long, lz4MatchEnd)
 		} else if other := int(bucket >> 16); load64(p, other+4) == load64(p, at+4) && load32(p, other) == load32(p, at) {
-			from, end = other, lz4Extend(p, other+lz4Long, at+lz4Long)
+			from, end = other, matchEnd(p, other+lz4Long, at+lz4Long, lz4MatchEnd)
 		} else {
 			end = at + 4 + bits.TrailingZeros64(x)>>3
 		}
@@ -167,18 +167,18 @@ func lz4Finish(dst []byte, n int, p *[PageSize]byte, literals int) int {
 	return lz4Literals(dst, n, 0, p[literals:])
 }
 
-// lz4Extend gives the end, at most lz4MatchEnd, of the bytes from at that equal
-// those from match. It is for what is long and rare: inlined, it takes registers
-// from the search.
+// matchEnd gives the end, at most end, of the bytes from at that equal those from
+// match. For LZ4 it is for what is long and rare: inlined, it takes registers from
+// the search.
 //
 //go:noinline
-func lz4Extend(p *[PageSize]byte, match, at int) int {
-	for ; at+8 <= lz4MatchEnd; at, match = at+8, match+8 {
+func matchEnd(p *[PageSize]byte, match, at, end int) int {
+	for ; at+8 <= end; at, match = at+8, match+8 {
 		if x := load64(p, at) ^ load64(p, match); x != 0 {
 			return at + bits.TrailingZeros64(x)>>3
 		}
 	}
-	for at < lz4MatchEnd && p[at] == p[match] {
+	for at < end && p[at] == p[match] {
 		at++
 		match++
 	}

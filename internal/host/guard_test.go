@@ -20,7 +20,7 @@ func TestParseThread(t *testing.T) {
 	const rest = "S 9550 9562 9562 0 -1 1077936192 17 0 3 0 0 0 0 0 20 0 17 0 1204884 2594856960 9122 18446744073709551615 " +
 		"4194304 6959408 140728651475808 0 0 0 0 20483 2143399676 1 0 0 -1 1 5 1 0 0 0 10121216 10280544\n"
 	got, err := parseThread("51 (a) b (c) " + rest)
-	want := Thread{ID: 51, Parent: 9550, Flags: 1077936192, Policy: 1, Priority: 5, MinorFaults: 17, MajorFaults: 3}
+	want := Thread{ID: 51, Parent: 9550, Flags: 1077936192, Policy: 1, Priority: 5, MinorFaults: 17, MajorFaults: 3, Siblings: 17}
 	if err != nil || got != want {
 		t.Errorf("got %+v, %v; want %+v", got, err, want)
 	}

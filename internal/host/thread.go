@@ -23,6 +23,7 @@ type Thread struct {
 	Nice        int    // of the others
 	MinorFaults int64
 	MajorFaults int64
+	Siblings    int // threads of its process, itself among them
 }
 
 // Task flags, linux/sched.h.
@@ -30,6 +31,9 @@ const (
 	flagKernelThread = 0x00200000 // PF_KTHREAD
 	// What PR_SET_IO_FLUSHER sets: PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE.
 	flagsFlusher = 0x00180000
+	// PF_EXITING: the task has left its program and its system calls for good,
+	// has no I/O under way in rings of its own, and only takes itself apart.
+	flagExiting = 0x00000004
 )
 
 // Urgent says whether an Urgency is at work on the thread.
@@ -62,6 +66,7 @@ func parseThread(stat string) (Thread, error) {
 		Flags:       uint64(field(9)),
 		MinorFaults: field(10),
 		MajorFaults: field(12),
+		Siblings:    int(field(20)),
 		Priority:    int(field(40)),
 		Nice:        int(field(19)),
 		Policy:      int(field(41)),
