@@ -19,7 +19,7 @@ func TestWithin(t *testing.T) {
 	}
 	for name, target := range map[string]string{
 		top + "/into":       mount + "/dev/zram0",
-		top + "/root":       mount,
+		top + "/whole":      mount,
 		top + "/relative":   "other/../mount/dev",
 		top + "/twice":      "into",
 		top + "/above":      top,
@@ -38,7 +38,7 @@ func TestWithin(t *testing.T) {
 		mount + "/":                true,
 		mount + "/dev/zram0":       true,
 		top + "/into":              true,
-		top + "/root/dev/zram0":    true,
+		top + "/whole/dev/zram0":   true,
 		top + "/relative/zram0":    true,
 		top + "/twice":             true,
 		top + "/above/mount/x":     true,
